@@ -1,0 +1,336 @@
+"""The arena: a graph's nodes in flat typed arrays, owned by a thin jitclass.
+
+Compiled code receives the address of the header, never the instance (a function that takes a jitclass is compiled anew
+in every process).  All arrays are reservations of address space: they never move, so addresses stay true.
+
+Values and gradients of everything, parameters and graphs, lie in two buffers `v` and `g`; a tensor and its gradient have
+the same offset.  Parameters fill the buffers from the front, each living graph owns a span further behind.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+from numba import carray, from_dtype, types
+from numba.experimental import jitclass
+
+from dynjit import op
+from dynjit.jit import add_symbol, entry, helper, pointer_to
+from dynjit.memory import release, reserve
+from dynjit.shape import TABLE as SHAPES
+
+NODE = np.dtype(
+    [("signature", "i4"), ("args", "i4"), ("arity", "i4"), ("flags", "i4"), ("data", "i8"), ("value", "i8")]
+)
+NEEDS_GRADIENT, FROZEN = 1, 2  # flags of a node
+
+CALL = np.dtype(
+    [
+        ("signature", "i4"), ("arity", "i4"), ("j", "i4"), ("deferred", "i4"),
+        ("y", "i8"), ("args", "i8"), ("batch", "i8"), ("scratch", "i8"), ("ids", "i8"), ("floats", "i8"),
+        ("first", "i4"), ("count", "i4"), ("active", "i8"),
+    ]
+)  # fmt: skip
+GATHER = -1  # the signature of a call that copies scattered operands together
+
+ROWS = ("stamp", "reached", "order", "stack", "key_of", "unmet", "height", "next", "start", "fill", "mode",
+        "key_count", "key_head", "key_tail", "key_done", "key_node", "heap", "slots", "chain")  # fmt: skip
+KEY_ROWS = ("key_height", "key_y", "key_scratch", "key_x", "key_hash", "key_deferred")
+MAX_STACKED = 16  # operands of a list operator that may be gathered
+
+COUNTERS = (
+    "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
+    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "slot_mask", "pending",
+)  # fmt: skip
+LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
+ADDRESSES = (
+    "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "v", "g",
+    "signatures", "pool", "operators", "shapes", "kernels", "seed", "scratch",
+)  # fmt: skip
+HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
+
+NODES = 1 << 27
+SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
+
+
+def view_of(dtype: Any) -> Any:
+    """A function of compiled code: address -> array of unlimited length."""
+    cast = pointer_to(from_dtype(np.dtype(dtype)))
+
+    @helper
+    def view(address):  # type: ignore[no-untyped-def]
+        return carray(cast(address), 1 << 40)
+
+    return view
+
+
+headers, nodes_at, calls_at = view_of(HEADER), view_of(NODE), view_of(CALL)
+signatures_at, operators_at, shapes_at = view_of(op.SIGNATURE), view_of(op.OPERATOR), view_of(SHAPES.dtype)
+int32s, int64s, float32s, float64s = view_of("i4"), view_of("i8"), view_of("f4"), view_of("f8")
+
+
+# ---- values and gradients --------------------------------------------------------------------------------------------
+
+
+class Buffers:
+    """The two buffers of a number type."""
+
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.v = reserve(count, dtype, huge=True)
+        self.g = reserve(self.v.size, dtype, huge=True)
+        self.size = min(self.v.size, self.g.size)
+
+
+class Space:
+    """Who owns which part of the buffers: parameters in front, then graphs, each in a span of its own."""
+
+    def __init__(self) -> None:
+        self.single = Buffers(np.float32, 1 << 38)
+        self._double: Buffers | None = None
+        self.parameter_end = self.single.size // 4
+        self.span = self.single.size // 32
+        self.free_spans = list(range(self.parameter_end, self.single.size - self.span + 1, self.span))[::-1]
+        self.parameter_top = 64
+        self.free_parameters: list[tuple[int, int]] = []
+
+    @property
+    def double(self) -> Buffers:
+        """Buffers for float64, of the same offsets; for gradient checks."""
+        if self._double is None:
+            self._double = Buffers(np.float64, self.single.size)
+        return self._double
+
+    def take_span(self) -> tuple[int, int]:
+        if not self.free_spans:
+            raise MemoryError("too many graphs alive at once: the limit is 24")
+        start = self.free_spans.pop()
+        return start, start + self.span
+
+    def give_span(self, start: int) -> None:
+        release(self.single.v, start, start + self.span)
+        release(self.single.g, start, start + self.span)
+        self.free_spans.append(start)
+
+    def take_parameters(self, count: int) -> int:
+        """Offset of `count` zeroed elements."""
+        count = -(-count // 16) * 16
+        for index, (start, size) in enumerate(self.free_parameters):
+            if size >= count:
+                self.free_parameters[index] = (start + count, size - count)
+                return start
+        start = self.parameter_top
+        if start + count > self.parameter_end:
+            raise MemoryError(f"no room for {count} more parameters")
+        self.parameter_top += count
+        return start
+
+    def give_parameters(self, start: int, count: int) -> None:
+        for buffer in (self.single.v, self.single.g):
+            buffer[start : start + count] = 0
+            release(buffer, start, start + count)
+        self.free_parameters.append((start, -(-count // 16) * 16))
+
+
+space = Space()
+kernels = reserve(2 * op.TABLE.size * op.SLOTS, np.int64)  # addresses: float32, then float64; 0: not loaded yet
+random_state = np.zeros(2, np.int64)  # seed, number of the next random stream
+
+# ---- the jitclass ----------------------------------------------------------------------------------------------------
+
+
+@jitclass(
+    [
+        ("header", types.Array(from_dtype(HEADER), 1, "C")),
+        ("nodes", types.Array(from_dtype(NODE), 1, "C")),
+        ("args", types.int32[::1]),
+        ("data", types.int64[::1]),
+    ]
+)
+class Arena:
+    """Owner of a graph's arrays.
+
+    header: counts and addresses;  nodes: one record per node;  args: the nodes' operands, end to end;
+    data: the nodes' floats (as bits) and indices, end to end.
+    """
+
+    def __init__(self, header, nodes, args, data):  # type: ignore[no-untyped-def]
+        self.header = header
+        self.nodes = nodes
+        self.args = args
+        self.data = data
+
+
+WORK: dict[str, tuple[Any, int]] = {
+    "consumers": (np.int32, NODES * 4), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES),
+    "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH),
+}  # fmt: skip
+
+
+class Storage:
+    """An arena with the arrays that planning and running need; Python's side of a graph."""
+
+    def __init__(self) -> None:
+        self.start, self.end = space.take_span()
+        header = np.zeros(1, HEADER)
+        nodes, args, data = reserve(NODES, NODE), reserve(NODES * 4, np.int32), reserve(NODES * 4, np.int64)
+        self.arena = Arena(header, nodes, args, data)
+        self.header, self.nodes, self.args, self.data = header[0], nodes, args, data
+        self.address = header.ctypes.data
+        self.arrays = {name: reserve(count, dtype) for name, (dtype, count) in WORK.items()}
+        self.arrays["work"] = reserve(nodes.size * len(ROWS), np.int32)
+        self.arrays["keys"] = reserve(nodes.size // 2 * len(KEY_ROWS), np.int64)
+        self.rows = {name: self.arrays["work"][i * nodes.size :][: nodes.size] for i, name in enumerate(ROWS)}
+        record = self.header
+        record["node_capacity"], record["arg_capacity"], record["data_capacity"] = nodes.size, args.size, data.size
+        record["value_base"] = record["value_top"] = self.start
+        record["value_end"], record["autobatch"] = self.end, 1
+        known = {
+            "nodes": nodes, "args": args, "data": data, "v": space.single.v, "g": space.single.g,
+            "signatures": op.SIGNATURES, "pool": op.POOL, "operators": op.TABLE, "shapes": SHAPES,
+            "kernels": kernels, "seed": random_state, **self.arrays,
+        }  # fmt: skip
+        for name in ADDRESSES:
+            record[name] = known[name].ctypes.data
+        weakref.finalize(self, space.give_span, self.start).atexit = False
+
+    def widened(self) -> np.ndarray:
+        """A header over the same nodes with float64 values and gradients and float64 kernels."""
+        header = np.array([self.header], HEADER)
+        header["v"], header["g"] = space.double.v.ctypes.data, space.double.g.ctypes.data
+        header["kernels"] += kernels.nbytes // 2
+        header["wide"] = 1
+        return header
+
+    def shrink(self, count: int) -> None:
+        """Gives the memory behind the first `count` elements of the graph's span back to the system."""
+        release(space.single.v, self.start + count, self.end)
+        release(space.single.g, self.start + count, self.end)
+
+
+# ---- appending -------------------------------------------------------------------------------------------------------
+
+
+@helper
+def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyped-def]
+    """Adds a node; operands and data are addresses of int64 numbers.  -1: the arena is full."""
+    node, first, start = h.node_count, h.arg_count, h.data_count
+    if node >= h.node_capacity or first + arity > h.arg_capacity or start + count > h.data_capacity:
+        return -1
+    nodes, args = nodes_at(h.nodes), int32s(h.args)
+    sources, numbers, stored = int64s(operands), int64s(data), int64s(h.data)
+    needs = 0
+    for k in range(arity):
+        args[first + k] = sources[k]
+        needs |= nodes[sources[k]].flags & NEEDS_GRADIENT
+    for i in range(count):
+        stored[start + i] = numbers[i]
+    if operators_at(h.operators)[signatures_at(h.signatures)[signature].op].flags & op.NO_GRADIENT:
+        needs = 0
+    record = nodes[node]
+    record.signature = signature
+    record.args = first
+    record.arity = arity
+    record.flags = needs
+    record.data = start
+    record.value = -1
+    h.node_count = node + 1
+    h.arg_count = first + arity
+    h.data_count = start + count
+    return node
+
+
+@entry("int64(int64, int64, int64, int64, int64, int64)")
+def append_node(context, signature, operands, arity, data, count):  # type: ignore[no-untyped-def]
+    return append(headers(context)[0], signature, operands, arity, data, count)
+
+
+@helper
+def append_leaf(h, signature, value, flags):  # type: ignore[no-untyped-def]
+    """Adds a node whose value lies in place already."""
+    node = append(h, signature, 0, 0, 0, 0)
+    if node >= 0:
+        nodes_at(h.nodes)[node].value = value
+        nodes_at(h.nodes)[node].flags = flags
+    return node
+
+
+@entry("int64(int64, int64, int64, int64)")
+def append_leaf_node(context, signature, value, flags):  # type: ignore[no-untyped-def]
+    return append_leaf(headers(context)[0], signature, value, flags)
+
+
+# ---- the hash table of signatures ------------------------------------------------------------------------------------
+
+STATE = np.dtype([("table", "i8"), ("mask", "i8"), ("signatures", "i8"), ("pool", "i8")])
+state = np.zeros(1, STATE)
+state[0]["signatures"], state[0]["pool"] = op.SIGNATURES.ctypes.data, op.POOL.ctypes.data
+add_symbol("dynjit_signature_state", state.ctypes.data)
+states = view_of(STATE)
+MULTIPLIER = np.int64(-7046029254386353131)
+
+
+@helper
+def hash_of(key, length):  # type: ignore[no-untyped-def]
+    """Hash of `length` int64 numbers."""
+    numbers = int64s(key)
+    total = np.int64(length)
+    for i in range(length):
+        total = (total ^ numbers[i]) * MULTIPLIER
+        total ^= (total >> 29) & 0x7FFFFFFFF
+    return total
+
+
+@helper
+def find_signature(table, key, length):  # type: ignore[no-untyped-def]
+    """The signature with a key; 0 if there is none.  Keys are compared in full."""
+    known, pool, wanted, slots = signatures_at(table.signatures), int64s(table.pool), int64s(key), int32s(table.table)
+    code = hash_of(key, length)
+    slot = code & table.mask
+    while slots[slot] != 0:
+        candidate = known[slots[slot]]
+        if candidate.hash == code and candidate.length == length:
+            i = 0
+            while i < length and pool[candidate.key + i] == wanted[i]:
+                i += 1
+            if i == length:
+                return slots[slot]
+        slot = (slot + 1) & table.mask
+    return np.int32(0)
+
+
+@entry("int64(int64, int64)")
+def key_hash(key, length):  # type: ignore[no-untyped-def]
+    return hash_of(key, length)
+
+
+class SignatureTable:
+    """Python's side of the hash table; grows to stay at most half full."""
+
+    def __init__(self) -> None:
+        self.resize(1 << 12)
+        op.on_new_signature = self.insert
+
+    def resize(self, count: int) -> None:
+        self.slots = np.zeros(count, np.int32)
+        state[0]["table"], state[0]["mask"] = self.slots.ctypes.data, count - 1
+        for number in range(1, op.used["signatures"]):
+            self.place(number)
+
+    def place(self, number: int) -> None:
+        slot = int(op.SIGNATURES[number]["hash"]) & (self.slots.size - 1)
+        while self.slots[slot]:
+            slot = (slot + 1) & (self.slots.size - 1)
+        self.slots[slot] = number
+
+    def insert(self, number: int) -> None:
+        record = op.SIGNATURES[number]
+        record["hash"] = key_hash.call(op.POOL.ctypes.data + 8 * int(record["key"]), int(record["length"]))
+        if 2 * number > self.slots.size:
+            self.resize(2 * self.slots.size)
+        else:
+            self.place(number)
+
+
+signature_table = SignatureTable()

@@ -1,0 +1,249 @@
+"""Runs a plan on the CPU: the calls in order, and in reverse for gradients.
+
+Both functions return -1 when they are done, or the code of an operator whose kernels are not in the table yet; the
+caller loads them and calls again, and the run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dynjit.arena import (
+    FROZEN,
+    GATHER,
+    NEEDS_GRADIENT,
+    calls_at,
+    float32s,
+    float64s,
+    headers,
+    int32s,
+    int64s,
+    nodes_at,
+    operators_at,
+    shapes_at,
+    signatures_at,
+)
+from dynjit.jit import call_kernel, entry, helper
+from dynjit.op import LEAF, LIST, SLOTS
+from dynjit.plan import ORDER, REACHED, STACK, is_shared, row
+
+
+@helper
+def copy_together(buffer, arguments, call):  # type: ignore[no-untyped-def]
+    for i in range(call.count):
+        source = buffer[arguments[call.args + i] : arguments[call.args + i] + call.batch]
+        target = buffer[call.y + i * call.batch : call.y + (i + 1) * call.batch]
+        for e in range(call.batch):
+            target[e] = source[e]
+
+
+@helper
+def add_apart(buffer, arguments, call):  # type: ignore[no-untyped-def]
+    for i in range(call.count):
+        target = buffer[arguments[call.args + i] : arguments[call.args + i] + call.batch]
+        source = buffer[call.y + i * call.batch : call.y + (i + 1) * call.batch]
+        for e in range(call.batch):
+            target[e] += source[e]
+
+
+@entry("int64(int64)")
+def rerun(context):  # type: ignore[no-untyped-def]
+    """Prepares `forward` to run all calls again, with the indices that the nodes have now."""
+    h = headers(context)[0]
+    nodes, order, data, calls = nodes_at(h.nodes), row(h, ORDER), int64s(h.data), calls_at(h.calls)
+    for index in range(h.call_count):
+        call = calls[index]
+        if call.signature == GATHER or call.count == 1:
+            continue
+        q = signatures_at(h.signatures)[call.signature]
+        floats = operators_at(h.operators)[q.op].floats
+        for i in range(call.count):
+            for b in range(q.ids):
+                data[call.ids + i * q.ids + b] = data[nodes[order[call.first + i]].data + floats + b]
+    h.calls_done = 0
+    return 0
+
+
+@entry("int64(int64)")
+def forward(context):  # type: ignore[no-untyped-def]
+    """Runs the calls that have not run yet."""
+    h = headers(context)[0]
+    calls, kernels, arguments, signatures = calls_at(h.calls), int64s(h.kernels), int64s(h.arguments), h.signatures
+    while h.calls_done < h.call_count:
+        call = calls[h.calls_done]
+        if call.signature == GATHER:
+            if h.wide:
+                copy_together(float64s(h.v), arguments, call)
+            else:
+                copy_together(float32s(h.v), arguments, call)
+        else:
+            code = signatures_at(signatures)[call.signature].op
+            address = kernels[code * SLOTS]
+            if address == 0:
+                return code
+            call_kernel(address, context, h.calls_done)
+        h.calls_done += 1
+    return -1
+
+
+# ---- backward --------------------------------------------------------------------------------------------------------
+
+
+@helper
+def needs_gradient(h, number):  # type: ignore[no-untyped-def]
+    flags = nodes_at(h.nodes)[number].flags
+    return flags & NEEDS_GRADIENT or (h.full and not flags & FROZEN)
+
+
+@helper
+def mark_reached(h, target):  # type: ignore[no-untyped-def]
+    """Stamps the nodes on which the target depends through operands that need gradients."""
+    nodes, args, reached, stack = nodes_at(h.nodes), int32s(h.args), row(h, REACHED), row(h, STACK)
+    h.reach += 1
+    reached[target] = h.reach
+    stack[0] = target
+    depth = 1
+    while depth > 0:
+        depth -= 1
+        node = nodes[stack[depth]]
+        for k in range(node.arity):
+            source = args[node.args + k]
+            if reached[source] != h.reach and needs_gradient(h, source):
+                reached[source] = h.reach
+                stack[depth] = source
+                depth += 1
+
+
+@entry("int64(int64, int64, int64)")
+def start_backward(context, target, full):  # type: ignore[no-untyped-def]
+    """Clears the graph's gradients, sets the target's to one, and prepares `backward`."""
+    h = headers(context)[0]
+    h.full = full
+    mark_reached(h, target)
+    if h.wide:
+        wide = float64s(h.g)[h.value_base : h.value_top]
+        for i in range(wide.size):
+            wide[i] = 0
+        float64s(h.g)[nodes_at(h.nodes)[target].value] = 1
+    else:
+        narrow = float32s(h.g)[h.value_base : h.value_top]
+        for i in range(narrow.size):
+            narrow[i] = 0
+        float32s(h.g)[nodes_at(h.nodes)[target].value] = 1
+    for i in range(h.deferred_count):
+        calls_at(h.deferred)[i].active = 0
+    h.cursor = h.call_count
+    return 0
+
+
+@helper
+def missing(h, code, arity):  # type: ignore[no-untyped-def]
+    """Whether the gradient kernels of an operator are not in the table yet."""
+    return int64s(h.kernels)[code * SLOTS + 1] == 0
+
+
+@helper
+def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
+    """Adds the gradients of a call's operands, of a node (the first of the call) or all nodes like it."""
+    nodes, args = nodes_at(h.nodes), int32s(h.args)
+    signatures, operators, kernels = signatures_at(h.signatures), operators_at(h.operators), int64s(h.kernels)
+    call = calls_at(h.calls)[index]
+    q = signatures[call.signature]
+    operator = operators[q.op]
+    node = nodes[number]
+    for k in range(call.arity):
+        source = args[node.args + k]
+        if not needs_gradient(h, source):
+            continue
+        if call.deferred >= 0 and is_shared(operator.shared, k, call.arity):
+            if operators[signatures[nodes[source].signature].op].flags & LEAF:
+                calls_at(h.deferred)[call.deferred].active = 1
+                continue
+        address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
+        if address != 1:
+            call.j = k
+            call_kernel(address, context, index)
+
+
+@helper
+def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
+    """As `differentiate`, for the nodes of a call that the target depends on, one by one."""
+    order, reached, arguments = row(h, ORDER), row(h, REACHED), int64s(h.arguments)
+    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
+    call = calls_at(h.calls)[index]
+    q = signatures_at(h.signatures)[call.signature]
+    y, scratch, ids, batch, start = call.y, call.scratch, call.ids, call.batch, call.args
+    call.args = h.argument_count
+    call.batch = q.batch
+    for i in range(call.count):
+        number = order[call.first + i]
+        if reached[number] != h.reach:
+            continue
+        call.y = y + i * q.size
+        call.scratch = scratch + i * q.scratch
+        call.ids = ids + i * q.ids
+        for k in range(call.arity):
+            own = shapes[pool[q.key + 2 + k]].batch
+            moves = arguments[start + call.arity + k] == own * call.count and call.count > 1
+            step = shapes[pool[q.key + 2 + k]].item * own if moves else 0
+            arguments[call.args + k] = arguments[start + k] + i * step
+            arguments[call.args + call.arity + k] = own
+        differentiate(h, context, index, number)
+    call.y = y
+    call.scratch = scratch
+    call.ids = ids
+    call.batch = batch
+    call.args = start
+
+
+@entry("int64(int64)")
+def backward(context):  # type: ignore[no-untyped-def]
+    """Adds gradients from the last call to the first, then those of weights."""
+    h = headers(context)[0]
+    calls, signatures, order, reached = calls_at(h.calls), signatures_at(h.signatures), row(h, ORDER), row(h, REACHED)
+    arguments = int64s(h.arguments)
+    while h.cursor > 0:
+        call = calls[h.cursor - 1]
+        hits = 0
+        for i in range(call.first, call.first + call.count):
+            hits += reached[order[i]] == h.reach
+        if hits > 0:
+            if call.signature == GATHER:
+                head = nodes_at(h.nodes)[order[call.first]]
+                if needs_gradient(h, int32s(h.args)[head.args + call.j]):
+                    if h.wide:
+                        add_apart(float64s(h.g), arguments, call)
+                    else:
+                        add_apart(float32s(h.g), arguments, call)
+            else:
+                code = signatures[call.signature].op
+                if missing(h, code, call.arity):
+                    return code
+                if hits == call.count or call.deferred >= 0:
+                    differentiate(h, context, h.cursor - 1, order[call.first])
+                else:
+                    differentiate_some(h, context, h.cursor - 1)
+        h.cursor -= 1
+    return add_deferred(h, context)
+
+
+@helper
+def add_deferred(h, context):  # type: ignore[no-untyped-def]
+    """Adds the gradients of weights: one product for all columns that follow each other."""
+    nodes, args, order = nodes_at(h.nodes), int32s(h.args), row(h, ORDER)
+    signatures, operators, kernels = signatures_at(h.signatures), operators_at(h.operators), int64s(h.kernels)
+    for i in range(h.deferred_count):
+        record = calls_at(h.deferred)[i]
+        if record.active == 0:
+            continue
+        code = signatures[record.signature].op
+        head = nodes[order[record.first]]
+        is_list = operators[code].flags & LIST
+        for k in range(record.arity):
+            source = nodes[args[head.args + k]]
+            if (
+                is_shared(operators[code].shared, k, record.arity)
+                and source.flags & NEEDS_GRADIENT
+                and operators[signatures[source.signature].op].flags & LEAF
+            ):
+                record.j = k
+                call_kernel(kernels[code * SLOTS + 1 + (0 if is_list else k)], context, -1 - i)
+    return -1

@@ -1,0 +1,89 @@
+"""Checks gradients in float64 against central differences.
+
+The graph's plan runs a second time over float64 buffers of the same offsets, with the float64 form of the same kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dynjit import cpu, kernels, op
+from dynjit.arena import space
+from dynjit.graph import ComputationGraph
+from dynjit.op import LEAF
+
+
+class WideGraph:
+    """A graph's computed nodes once more, in float64."""
+
+    def __init__(self, graph: ComputationGraph) -> None:
+        self.graph = graph
+        self.header = graph.storage.widened()
+        self.address = self.header.ctypes.data
+        count = int(graph.header["node_count"])
+        self.v, self.g = space.double.v, space.double.g
+        for number in range(count):
+            if op.TABLE[graph.operator(number).code]["flags"] & LEAF:
+                window = self.window(number)
+                window[:] = graph.value(number)
+
+    def window(self, number: int) -> np.ndarray:
+        """A node's value."""
+        start = int(self.graph.nodes[number]["value"])
+        return self.v[start : start + self.graph.shape(number).size]
+
+    def gradient(self, number: int) -> np.ndarray:
+        """A node's gradient."""
+        start = int(self.graph.nodes[number]["value"])
+        return self.g[start : start + self.graph.shape(number).size]
+
+    def forward(self) -> None:
+        """Computes all nodes that the graph has computed."""
+        self.header[0]["calls_done"] = 0
+        while (code := cpu.forward.call(self.address)) >= 0:
+            kernels.load_forward(code, kernels.WIDE)
+
+    def backward(self, number: int, dy: np.ndarray | float = 1.0, full: bool = False) -> None:
+        """Adds the gradients of sum(dy * value) of a node."""
+        cpu.start_backward.call(self.address, number, int(full))
+        self.gradient(number)[:] = dy
+        while (code := cpu.backward.call(self.address)) >= 0:
+            kernels.load_backward(code, kernels.WIDE)
+        self.graph.header["reach"] = self.header[0]["reach"]
+
+
+def difference(run: WideGraph, target: int, window: np.ndarray, i: int, dy: Any, step: float) -> float:
+    """Central difference of sum(dy * target) along element i of a window."""
+    kept = window[i]
+    values = []
+    for moved in (kept + step, kept - step):
+        window[i] = moved
+        run.forward()
+        values.append((run.window(target) * dy).sum())
+    window[i] = kept
+    return float(values[0] - values[1]) / (2 * step)
+
+
+def check_nodes(
+    run: WideGraph, target: int, nodes: Sequence[int], dy: Any = 1.0, step: float = 1e-5, most: int | None = None
+) -> float:
+    """Largest error of the gradients of leaf nodes, relative to 1 + their size; at most `most` elements of each."""
+    for node in nodes:
+        run.gradient(node)[:] = 0
+    run.forward()
+    run.backward(target, dy, full=True)
+    found = [run.gradient(node).copy() for node in nodes]
+    worst = 0.0
+    for node, gradient in zip(nodes, found, strict=True):
+        window = run.window(node)
+        count = window.size if most is None else min(most, window.size)
+        for i in np.linspace(0, window.size - 1, count).astype(int):
+            expected = difference(run, target, window, int(i), dy, step)
+            worst = max(worst, abs(gradient[i] - expected) / (1 + abs(expected)))
+            if np.isnan(gradient[i]):
+                return float("inf")
+    run.forward()
+    return worst

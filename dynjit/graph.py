@@ -1,0 +1,431 @@
+"""Computation graphs and expressions.
+
+An expression is a handle: the version of its graph and the number of a node.  Values are computed when they are asked
+for, for the nodes that are needed and have none; gradients by `backward`.
+"""
+
+from __future__ import annotations
+
+import operator as python_operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dynjit import cpu, frontend, kernels, op, plan
+from dynjit.arena import Storage, append_leaf_node, append_node, random_state, space
+from dynjit.errors import StaleExpressionError, located
+from dynjit.ops import binary, layout, leaf, linear, unary
+from dynjit.shape import Shape, shapes
+
+slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
+Native: Any = None
+NUMBERS = (int, float, np.integer, np.floating)
+
+
+class ComputationGraph:
+    """The nodes made since the last `renew`, their values and gradients."""
+
+    versions = 0
+
+    def __init__(self) -> None:
+        self.storage = Storage()
+        self.address = self.storage.address
+        self.header = self.storage.header
+        self.nodes = self.storage.nodes
+        self.backward_from = -1
+        self.checkpoints: list[tuple[int, ...]] = []
+        self.peak = 0
+        self._set_version()
+
+    def _set_version(self) -> None:
+        ComputationGraph.versions += 1
+        self._version = self.header["version"] = ComputationGraph.versions
+
+    def version(self) -> int:
+        """Number that identifies the graph's present generation of nodes."""
+        return self._version
+
+    # ---- life cycle ----
+
+    def renew(
+        self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
+    ) -> ComputationGraph:
+        """Drops all nodes; their expressions are stale from here on.
+
+        immediate_compute: compute each node when it is made;  check_validity: raise RuntimeError for NaN and infinite
+        values when computing;  autobatching: group equal nodes (None: as the process is set).
+        """
+        header = self.header
+        used = int(header["value_top"]) - int(header["value_base"])
+        self.peak = max(self.peak, used)
+        if self.peak > 1 << 22 and used < self.peak // 8:
+            self.storage.shrink(used)
+            self.peak = used
+        for name in ("node_count", "arg_count", "data_count"):
+            header[name] = 0
+        self._drop_plan()
+        header["value_top"] = header["value_base"]
+        header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
+        self.immediate, self.check_validity = immediate_compute, check_validity
+        self.backward_from = -1
+        self.checkpoints.clear()
+        self._set_version()
+        return self
+
+    def _drop_plan(self) -> None:
+        for name in ("order_count", "call_count", "calls_done", "deferred_count", "argument_count"):
+            self.header[name] = 0
+
+    immediate = check_validity = False
+
+    def checkpoint(self) -> None:
+        """Pushes a mark to which `revert` returns."""
+        names = ("node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done",
+                 "deferred_count", "argument_count", "value_top")  # fmt: skip
+        self._run()
+        self.checkpoints.append(tuple(int(self.header[name]) for name in names))
+
+    def revert(self) -> None:
+        """Drops the nodes made since the last mark; without a mark does nothing."""
+        if not self.checkpoints:
+            return
+        names = ("node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done",
+                 "deferred_count", "argument_count", "value_top")  # fmt: skip
+        mark = self.checkpoints.pop()
+        for name, value in zip(names, mark, strict=True):
+            self.header[name] = value
+        calls = self.storage.arrays["calls"]
+        del calls
+        kept = self.nodes[: mark[0]]
+        kept["value"][kept["value"] >= mark[-1]] = -1
+
+    # ---- nodes ----
+
+    def add(self, signature: int, operands: Sequence[int], data: Sequence[int]) -> int:
+        """Appends a node; returns its number."""
+        sources, numbers = np.array(operands, np.int64), np.array(data, np.int64)
+        number = append_node.call(
+            self.address, signature, sources.ctypes.data, len(operands), numbers.ctypes.data, len(data)
+        )
+        return self._checked(number)
+
+    def add_leaf(self, signature: int, value: int, flags: int) -> int:
+        """Appends a node whose value lies at an offset of the buffers."""
+        return self._checked(append_leaf_node.call(self.address, signature, value, flags))
+
+    def _checked(self, number: int) -> int:
+        if number < 0:
+            raise MemoryError(f"the graph has reached its limit of {self.nodes.size} nodes")
+        return number
+
+    def take(self, count: int) -> int:
+        """Offset of room for `count` elements of a leaf."""
+        start = (int(self.header["value_top"]) + 15) & ~15
+        if start + count > self.header["value_end"]:
+            raise MemoryError(f"the graph has no room for {count} more numbers")
+        self.header["value_top"] = start + count
+        return start
+
+    def shape(self, number: int) -> Shape:
+        return op.result_shape(int(self.nodes[number]["signature"]))
+
+    def operator(self, number: int) -> op.Operator:
+        return op.operators[int(op.SIGNATURES[int(self.nodes[number]["signature"])]["op"])]
+
+    # ---- running ----
+
+    def evaluate(self, numbers: Sequence[int], recalculate: bool = False) -> None:
+        """Computes the values of nodes, and of those that they need, where they are missing."""
+        if recalculate:
+            cpu.rerun.call(self.address)
+        wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
+        if wanted:
+            targets = np.array(wanted, np.int64)
+            if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
+                raise MemoryError("the graph has no room for its values")
+        self._run()
+
+    def _run(self) -> None:
+        while (code := cpu.forward.call(self.address)) >= 0:
+            kernels.load_forward(code, kernels.NARROW)
+
+    def backward(self, number: int, full: bool = False) -> None:
+        """Adds the gradients of a node's value to those of parameters; `full`: find those of inputs, too.
+
+        Raises ValueError unless the node has one element, mini-batch included.
+        """
+        shape = self.shape(number)
+        if shape.size != 1:
+            raise ValueError(located(f"backward: needs a scalar (one element, batch 1), got {shape}"))
+        self.evaluate([number])
+        cpu.start_backward.call(self.address, number, int(full))
+        self.run_backward()
+        self.backward_from = number
+
+    def run_backward(self) -> None:
+        """Runs the backward pass that `start_backward` has prepared."""
+        while (code := cpu.backward.call(self.address)) >= 0:
+            kernels.load_backward(code, kernels.NARROW)
+
+    def value(self, number: int) -> np.ndarray:
+        """A node's value, a window of the buffer in memory order."""
+        start = int(self.nodes[number]["value"])
+        return space.single.v[start : start + self.shape(number).size]
+
+    def gradient(self, number: int) -> np.ndarray:
+        """A node's gradient after `backward`, a window of the buffer in memory order."""
+        start = int(self.nodes[number]["value"])
+        return space.single.g[start : start + self.shape(number).size]
+
+
+settings = {"autobatch": 1}
+current = ComputationGraph()
+frontend.use(current.storage)
+
+
+def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
+    """A float64 copy in index order (axes, then the mini-batch if there is one)."""
+    dims = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
+    return window.astype(np.float64).reshape(dims or (1,), order="F")
+
+
+class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
+    """A node of the current graph; made by operators, not by users."""
+
+    __slots__ = ()
+    handle: int
+
+    def _node(self) -> int:
+        """The node's number; raises StaleExpressionError if its graph has been renewed."""
+        handle = self.handle
+        number = handle & 0xFFFFFFFF
+        if handle >> 32 != current._version or number >= current.header["node_count"]:
+            raise StaleExpressionError(
+                located("Stale Expression (created before renewing the Computation Graph)")
+            )
+        return number
+
+    def dim(self) -> tuple[tuple[int, ...], int]:
+        """((sizes of the axes), mini-batch size)."""
+        shape = current.shape(self._node())
+        return shape.dims, shape.batch
+
+    def forward(self, recalculate: bool = False) -> None:
+        """Computes the value if it is not there yet."""
+        current.evaluate([self._node()], recalculate)
+
+    def npvalue(self, recalculate: bool = False) -> np.ndarray:
+        """The value as a float64 array, mini-batch last; shape (1,) for a scalar."""
+        number = self._node()
+        current.evaluate([number], recalculate)
+        return natural(current.value(number), current.shape(number))
+
+    def value(self, recalculate: bool = False) -> Any:
+        """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
+        number = self._node()
+        if current.nodes[number]["value"] < 0 or recalculate:
+            current.evaluate([number], recalculate)
+        window, shape = current.value(number), current.shape(number)
+        if window.size == 1:
+            return float(window[0])
+        return natural(window, shape) if len(shape.dims) > 1 else window.tolist()
+
+    def scalar_value(self, recalculate: bool = False) -> float:
+        """The value of an expression of one element; raises ValueError for others."""
+        number = self._node()
+        if current.shape(number).size != 1:
+            raise ValueError(located(f"scalar_value: needs one element, got {current.shape(number)}"))
+        current.evaluate([number], recalculate)
+        return float(current.value(number)[0])
+
+    def vec_value(self, recalculate: bool = False) -> list[float]:
+        """The value as a flat list in memory order: first axis fastest, mini-batch slowest."""
+        number = self._node()
+        current.evaluate([number], recalculate)
+        return current.value(number).tolist()  # type: ignore[no-any-return]
+
+    def backward(self, full: bool = False) -> None:
+        """Adds d(self)/d(parameter) to the gradient of each parameter that the value depends on.
+
+        full: find the gradients of inputs, too.  Raises ValueError unless the value has one element.
+        """
+        current.backward(self._node(), full)
+
+    def gradient(self) -> np.ndarray:
+        """d(target of the last backward)/d(self), float64, mini-batch last.
+
+        Raises RuntimeError before `backward`, and for nodes newer than its target.
+        """
+        number = self._node()
+        if number > current.backward_from:
+            raise RuntimeError(located(
+                f"gradient: needs a node up to that of backward ({current.backward_from}), got node {number}"
+            ))  # fmt: skip
+        return natural(current.gradient(number), current.shape(number))
+
+    def set(self, value: Any) -> None:
+        """Replaces the data of an input, or the index of a lookup; values computed from it are computed anew."""
+        leaf.reset(current, self._node(), value)
+
+    set_index = set
+
+    def __pow__(self, exponent: Any) -> Expression:
+        return slow["power"](self, exponent)  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterable[Expression]:
+        return (self[i] for i in range(len(self)))
+
+    def __len__(self) -> int:
+        """Size of the first axis."""
+        return current.shape(self._node()).rows
+
+    def __repr__(self) -> str:
+        number = self.handle & 0xFFFFFFFF
+        if self.handle >> 32 != current._version:
+            return f"expression {number}/{self.handle >> 32} (stale)"
+        return f"expression {number}/{current._version} ({current.operator(number).name} {current.shape(number)})"
+
+
+NativeParameter: Any = frontend.parameter_base(Expression)
+
+
+def expression_at(number: int) -> Expression:
+    """The expression of a node of the current graph."""
+    expression = Expression()
+    expression.handle = current._version << 32 | number
+    return expression
+
+
+# ---- the Python twin of recording a node -----------------------------------------------------------------------------
+
+
+def node_of(operator: op.Operator, operand: Any) -> int:
+    """The node of an operand, checked; a parameter joins the graph."""
+    if isinstance(operand, NativeParameter):
+        return operand.join()  # type: ignore[no-any-return]
+    if isinstance(operand, Expression):
+        return operand._node()
+    raise TypeError(located(f"{operator.name}: needs expressions, got {type(operand).__name__}"))
+
+
+def index_of(operator: op.Operator, value: Any) -> int:
+    try:
+        return python_operator.index(value)
+    except TypeError:
+        raise TypeError(located(f"{operator.name}: needs an int, got {type(value).__name__}")) from None
+
+
+def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
+    """Appends a node for a call of an operator; checks everything first."""
+    operands: list[int] = []
+    ints: list[int] = []
+    floats: list[int] = []
+    ids: list[int] = []
+    count = -1
+    for letter, argument in zip(operator.params.replace("r", ""), arguments, strict=True):
+        if letter == "x":
+            operands.append(node_of(operator, argument))
+        elif letter == "X":
+            if not isinstance(argument, (list, tuple)) or len(argument) == 0:
+                raise ValueError(located(f"{operator.name}: needs a list of one expression or more, got {argument!r}"))
+            operands += [node_of(operator, item) for item in argument]
+        elif letter == "i":
+            ints.append(index_of(operator, argument))
+        elif letter == "I":
+            ints += [index_of(operator, item) for item in argument]
+        elif letter == "f":
+            floats.append(int(np.float64(argument).view(np.int64)))
+        elif letter == "d":
+            ids.append(index_of(operator, argument))
+        else:
+            ids = [index_of(operator, item) for item in argument]
+            count = len(ids)
+    signature = op.signature_of(operator, [current.shape(number) for number in operands], ints, count)
+    op.check_bound(operator, signature, ids)
+    needed = int(op.SIGNATURES[signature]["ids"])
+    if "r" in operator.params:
+        ids = list(range(int(random_state[1]), int(random_state[1]) + needed))
+        random_state[1] += needed
+    elif count < 0:
+        ids *= needed
+    return expression_at(current.add(signature, operands, floats + ids))
+
+
+op.recorder = record
+
+# ---- the twins of Expression's operators -----------------------------------------------------------------------------
+
+
+def number_of(operator: str, value: Any) -> float:
+    if isinstance(value, NUMBERS) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return float(value)
+    raise TypeError(located(f"{operator}: needs an expression or a number, got {type(value).__name__}"))
+
+
+def add(a: Any, b: Any) -> Expression:
+    if not isinstance(a, Expression):
+        a, b = b, a
+    return binary.add(a, b) if isinstance(b, Expression) else unary.add_number(a, number_of("+", b))  # type: ignore[no-any-return]
+
+
+def subtract(a: Any, b: Any) -> Expression:
+    if not isinstance(a, Expression):
+        return unary.number_minus(b, number_of("-", a))  # type: ignore[no-any-return]
+    return binary.subtract(a, b) if isinstance(b, Expression) else unary.add_number(a, -number_of("-", b))  # type: ignore[no-any-return]
+
+
+def multiply(a: Any, b: Any) -> Expression:
+    if not isinstance(a, Expression):
+        a, b = b, a
+    return linear.product(a, b) if isinstance(b, Expression) else unary.scale(a, number_of("*", b))  # type: ignore[no-any-return]
+
+
+def divide(a: Any, b: Any) -> Expression:
+    if isinstance(b, Expression):
+        return binary.cdiv(a, b) if isinstance(a, Expression) else unary.number_over(b, number_of("/", a))  # type: ignore[no-any-return]
+    number = number_of("/", b)
+    if number == 0:
+        raise ZeroDivisionError(located("/: needs a divisor that is not zero"))
+    return unary.scale(a, 1 / number)  # type: ignore[no-any-return]
+
+
+def matmul(a: Any, b: Any) -> Expression:
+    if not (isinstance(a, Expression) and isinstance(b, Expression)):
+        number = b if isinstance(a, Expression) else a
+        raise TypeError(located(f"@: needs two expressions, got {type(number).__name__}"))
+    return linear.product(a, b)  # type: ignore[no-any-return]
+
+
+def negative(a: Expression, _: Any) -> Expression:
+    return unary.negate(a)  # type: ignore[no-any-return]
+
+
+def power(a: Expression, exponent: Any) -> Expression:
+    if isinstance(exponent, Expression):
+        return binary.power(a, exponent)  # type: ignore[no-any-return]
+    number = number_of("**", exponent)
+    return unary.square(a) if number == 2 else binary.power(a, leaf.constant((1,), number))  # type: ignore[no-any-return]
+
+
+def subscript(a: Expression, index: Any) -> Expression:
+    if isinstance(a, NativeParameter) and a.is_table:
+        return leaf.lookup_row(a, index)
+    return layout.subscript(a, current.shape(node_of(layout.PICK, a)), index)
+
+
+slow.update(add=add, subtract=subtract, multiply=multiply, divide=divide, matmul=matmul, negative=negative,
+            power=power, subscript=subscript)  # fmt: skip
+
+
+def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
+    """A node with its values in place."""
+    start = current.take(shape.size)
+    space.single.v[start : start + shape.size] = values
+    return expression_at(current.add_leaf(leaf.leaf_signature(operator, shape), start, 0))
+
+
+leaf.add_leaf = add_leaf

@@ -1,0 +1,240 @@
+"""How kernels are compiled, cached on disk and called by address.
+
+A compiled function lies in one file of the cache folder.  Its name holds a digest of all that the code is made from
+(sources, types, CPU, versions), so that a file is never stale; it appears by an atomic rename, so that processes never
+meet half a file.  Numba's own cache has an index with a race and does not see edits in other files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import pickle
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import compiler, sigutils
+from numba.core.caching import _Cache
+from numba.core.ccallback import CFunc
+from numba.core.serialize import dumps
+from numba.extending import intrinsic, register_jitable
+
+from dynjit import settings
+
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",  # the default's check for a zero divisor blocks vectorisation
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},  # sums vectorise; isnan stays right
+    "no_cpython_wrapper": True,
+}
+PACKAGE = Path(__file__).parent
+IMPORT = re.compile(r"^\s*(?:from (dynjit[\w.]*) import ([\w, ]+)|import (dynjit[\w.]*))", re.MULTILINE)
+
+
+def kernel(function: Callable) -> Callable:
+    """Marks a function over buffers and numbers as an operator's kernel; it is compiled when first needed."""
+    return function
+
+
+def helper(function: Callable) -> Callable:
+    """A compiled function that kernels call; it becomes a part of their code."""
+    return numba.njit(**OPTIONS)(function)
+
+
+# ---- the disk cache --------------------------------------------------------------------------------------------------
+
+
+def module_path(name: str) -> Path | None:
+    """The source file of a module of this package."""
+    base = PACKAGE.joinpath(*name.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.exists():
+            return path
+    return None
+
+
+@functools.cache
+def source_stamp(module: str) -> str:
+    """Digest of a module's source and of the sources of all modules of this package that it imports."""
+    digest = hashlib.sha256(f"{numba.__version__}/{llvmlite.__version__}".encode())
+    found, todo = {}, [module]
+    while todo:
+        name = todo.pop()
+        path = module_path(name)
+        if name in found or path is None:
+            continue
+        source = found[name] = path.read_text(encoding="utf-8")
+        for parent, names, whole in IMPORT.findall(source):
+            todo += [whole] if whole else [parent, *(f"{parent}.{part.strip()}" for part in names.split(","))]
+    for name in sorted(found):
+        if name != "dynjit":
+            digest.update(name.encode() + found[name].encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """The first candidate in which files can be made; None: compile without a cache, and say so."""
+    for folder in settings.cache_candidates():
+        if settings.usable(folder):
+            return folder
+    say("no cache folder can be written: kernels are compiled anew in every process (set DYNJIT_CACHE_DIR)")
+    return None
+
+
+@functools.cache
+def say(message: str) -> None:
+    """Writes a message to stderr, once a process."""
+    if not settings.QUIET:
+        print(f"dynjit: {message}", file=sys.stderr)
+
+
+class KernelCache(_Cache):
+    """Numba's cache interface over one file per key."""
+
+    def __init__(self, function: Callable, modules: tuple[str, ...]) -> None:
+        self.function, self.modules = function, modules
+        self.was_hit = False
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache_folder())
+
+    def enable(self) -> None:
+        pass
+
+    def disable(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def path(self, signature: object, codegen: Any) -> Path | None:
+        """The file of a signature."""
+        folder = cache_folder()
+        if folder is None:
+            return None
+        code = self.function.__code__
+        name = f"{self.modules[0]}.{self.function.__qualname__}"
+        stamps = [source_stamp(module) for module in self.modules]
+        key = hashlib.sha256(repr((name, str(signature), codegen.magic_tuple(), stamps)).encode())
+        key.update(repr((code.co_code, code.co_names, [c for c in code.co_consts if not hasattr(c, "co_code")])).encode())
+        return folder / key.hexdigest()[:2] / f"{self.function.__name__}-{key.hexdigest()[:32]}"
+
+    def load_overload(self, signature: object, target_context: Any) -> Any:
+        target_context.refresh()
+        path = self.path(signature, target_context.codegen())
+        if path is None:
+            return None
+        try:
+            payload = pickle.loads(path.read_bytes())
+            self.was_hit = True
+            return compiler.CompileResult._rebuild(target_context, *payload)
+        except (OSError, EOFError, ValueError, TypeError, pickle.UnpicklingError, AttributeError, ImportError):
+            say("compiling kernels that the cache does not hold; `dynjit warmup` compiles them ahead")
+            return None
+
+    def save_overload(self, signature: object, result: Any) -> None:
+        path = self.path(signature, result.library.codegen)
+        if path is None or result.library.has_dynamic_globals:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, draft = tempfile.mkstemp(dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(dumps(result._reduce()))
+            os.replace(draft, path)
+        except OSError:
+            say("the cache folder cannot be written: compiled kernels are lost at exit")
+
+
+class Compiled:
+    """A C function compiled from Python when its address is first asked for."""
+
+    def __init__(self, function: Callable, signature: Any, *modules: str) -> None:
+        """modules: whose sources (with all that they import) the code is made from."""
+        self.function, self.signature = function, signature
+        self.cache = KernelCache(function, modules)
+        self.cfunc: CFunc | None = None
+
+    @property
+    def address(self) -> int:
+        if self.cfunc is None:
+            options = {key: value for key, value in OPTIONS.items() if key not in ("nogil", "no_cpython_wrapper")}
+            cfunc = CFunc(self.function, sigutils.normalize_signature(self.signature), {}, options)
+            cfunc._cache = self.cache
+            cfunc.compile()
+            self.cfunc = cfunc
+        return self.cfunc.address
+
+    @functools.cached_property
+    def call(self) -> Callable:
+        """The function for callers in Python; numbers only."""
+        assert self.address and self.cfunc is not None
+        return self.cfunc.ctypes
+
+    def is_cached(self) -> bool:
+        """Whether the cache folder holds the code; compiles nothing."""
+        from numba.core.registry import cpu_target
+
+        path = self.cache.path(sigutils.normalize_signature(self.signature), cpu_target.target_context.codegen())
+        return path is not None and path.exists()
+
+
+def entry(signature: str) -> Callable[[Callable], Compiled]:
+    """A function compiled to C and called from Python by `.call`, or by its `.address`."""
+    return lambda function: Compiled(function, signature, function.__module__)
+
+
+# ---- addresses inside compiled code ----------------------------------------------------------------------------------
+
+
+@intrinsic
+def call_kernel(typing, address, context, index):  # type: ignore[no-untyped-def]
+    """Calls the kernel `void(int64, int64)` at an address."""
+
+    def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
+        i64 = ir.IntType(64)
+        function = builder.inttoptr(args[0], ir.FunctionType(ir.VoidType(), [i64, i64]).as_pointer())
+        builder.call(function, [args[1], args[2]])
+        return target.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def pointer_to(element: Any) -> Callable:
+    """An intrinsic that makes a typed pointer of an address, for `carray`."""
+
+    @intrinsic
+    def cast(typing, address):  # type: ignore[no-untyped-def]
+        def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(args[0], target.get_value_type(signature.return_type))
+
+        return types.CPointer(element)(types.int64), codegen
+
+    return cast
+
+
+def add_symbol(name: str, address: int) -> None:
+    """Makes an address known to compiled code under a name, which (unlike the address) the cache may hold."""
+    binding.add_symbol(name, address)
+
+
+def python_symbol(name: str) -> None:
+    """Makes a function of CPython's C interface known to compiled code."""
+    add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0)
+
+
+def scalar(function: Callable) -> Callable:
+    """A function of numbers that becomes a part of the loops of kernels, on the CPU and on CUDA."""
+    return register_jitable(error_model="numpy", fastmath=OPTIONS["fastmath"], forceinline=True)(function)

@@ -1,0 +1,58 @@
+"""Address space that is reserved at once and filled by the operating system page by page.
+
+Arrays made here never move and never need to grow: a page costs memory from its first write on.  `release` gives the
+pages behind a mark back.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if hasattr(mmap, "MADV_HUGEPAGE") else 0x40)
+LEAST = 1 << 20  # bytes; a system that cannot reserve even this cannot run a model either
+
+
+def map_pages(nbytes: int) -> mmap.mmap:
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+    return mmap.mmap(-1, min(nbytes, 1 << 32))  # Windows counts reserved pages as used ones
+
+
+def reserve(count: int, dtype: Any, huge: bool = False) -> np.ndarray:
+    """An array of up to `count` zeroed elements; fewer where the process may not reserve so much.
+
+    huge: ask for 2 MiB pages (fewer faults and misses of the translation buffer; coarser use of memory).
+    Raises MemoryError if not even 1 MiB can be reserved.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    nbytes = count * itemsize
+    while True:
+        try:
+            pages = map_pages(nbytes)
+            break
+        except (OSError, ValueError, OverflowError):
+            nbytes //= 2
+            if nbytes < LEAST:
+                raise MemoryError(f"cannot reserve {count * itemsize} bytes of address space") from None
+    if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype, count=len(pages) // itemsize)
+
+
+def release(array: np.ndarray, start: int, stop: int) -> None:
+    """Gives the whole pages of array[start:stop] back to the system; their elements read as zero afterwards."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    owner: Any = array
+    while not isinstance(owner, (mmap.mmap, memoryview)):
+        owner = owner.base
+    pages = owner.obj if isinstance(owner, memoryview) else owner
+    first = array.ctypes.data - np.frombuffer(pages, np.uint8).ctypes.data
+    size = mmap.PAGESIZE
+    begin = -(-(first + start * array.itemsize) // size) * size
+    end = (first + stop * array.itemsize) // size * size
+    if end > begin:
+        pages.madvise(mmap.MADV_DONTNEED, begin, end - begin)

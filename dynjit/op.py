@@ -1,0 +1,212 @@
+"""The operator record and the tables that compiled code reads of it.
+
+`define` is called once per operator, at import.  A *signature* is an operator with the shapes of its operands and its
+integer parameters: what a node's shape, its kernels' numbers and its group depend on.  Signatures are found in a hash
+table by compiled code; an unknown one is made here, by the operator's shape rule, which also is where errors come from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dynjit import errors
+from dynjit.memory import reserve
+from dynjit.shape import Result, Shape, number_of, shapes
+
+SHARED, STACKED = "shared", "stacked"
+NEVER = ()  # group=NEVER: each node runs alone
+NO_CUDA = None
+UNBOUNDED = 1 << 62
+SLOTS = 8  # addresses per operator in the kernel table: forward, then one per differentiated argument
+
+OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("expands", "i8")])
+NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM = 1, 2, 4, 8, 16, 32  # flags
+
+SIGNATURE = np.dtype(
+    [
+        ("op", "i4"), ("arity", "i4"), ("shape", "i4"), ("length", "i4"),  # length of the key
+        ("key", "i8"), ("ints", "i8"),  # where they start in POOL
+        ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
+        ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
+    ]
+)  # fmt: skip
+
+TABLE = reserve(1 << 16, OPERATOR)
+SIGNATURES = reserve(1 << 26, SIGNATURE)
+POOL = reserve(1 << 32, np.int64)  # keys and integer parameters of signatures, end to end
+
+
+@dataclass(frozen=True)
+class Case:
+    """Operands for the table tests: shapes (dims, or (dims, batch)), a domain, and the other arguments of the call."""
+
+    shapes: tuple[Any, ...]
+    low: float = -1.0
+    high: float = 1.0
+    arguments: tuple[Any, ...] = ()
+    tolerance: float = 1e-6
+    step: float = 1e-5  # of the central differences
+    no_difference: bool = False  # the gradient is by intent not that of the function
+    reason: str = ""  # why the tolerance is loosened, or the gradient another
+
+
+@dataclass(eq=False)
+class Operator:
+    """All that is known of an operator; made by `define`."""
+
+    name: str
+    shape: Callable[..., Shape | Result]
+    params: str
+    forward: Callable | None
+    backward: tuple[Callable | None, ...]
+    forward_cuda: Callable | None
+    backward_cuda: tuple[Callable | None, ...]
+    group: tuple[str, ...]
+    reference: Callable | None
+    cases: tuple[Case, ...]
+    view: bool
+    leaf: bool
+    module: str
+    code: int = 0
+    parameters: tuple[str, ...] = field(default=())
+
+    @property
+    def is_list(self) -> bool:
+        return "X" in self.params
+
+    def kind(self, position: int) -> str:
+        """SHARED or STACKED, of an operand; behind the first, the entries of a list operator repeat."""
+        if position < len(self.group):
+            return self.group[position]
+        rest = self.group[1:] or self.group
+        return rest[(position - 1) % len(rest)] if rest else STACKED
+
+    def __call__(self, *arguments: Any) -> Any:
+        """A new node; `arguments` in the order of `params`, already of the right types."""
+        return recorder(self, arguments)
+
+
+operators: list[Operator] = []
+recorder: Callable[[Operator, Sequence[Any]], Any]  # set by graph.py: appends a node to the current graph
+fast: dict[Callable, Operator] = {}  # public functions whose positional call is the operator's
+
+
+def names_of(function: Callable | None) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters) if function else ()
+
+
+def define(
+    name: str,
+    *,
+    shape: Callable[..., Shape | Result],
+    params: str = "x",
+    forward: Callable | None = None,
+    backward: tuple[Callable | None, ...] = (),
+    forward_cuda: Callable | None = NO_CUDA,
+    backward_cuda: tuple[Callable | None, ...] = (),
+    group: tuple[str, ...] = (STACKED,),
+    reference: Callable | None = None,
+    cases: tuple[Case, ...] = (),
+    view: bool = False,
+    leaf: bool = False,
+) -> Operator:
+    """Adds an operator to the table.
+
+    params: one letter per argument of a call: x expression, X list of expressions, i int or I tuple of ints (part of the
+        signature), f float, d index or D list of indices (one per mini-batch item), r number of a random stream
+        (drawn, not passed).  Floats come before indices.
+    shape: rule (operands' shapes ..., ints ..., number of indices of D) -> Shape or Result; raises ShapeError.
+    backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
+    view: the result is the operand's memory under another shape; no kernels.
+    leaf: made by dynjit itself, with a value in place.
+    """
+    module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
+    made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, reference, cases,
+                    view, leaf, module)  # fmt: skip
+    made.code = len(operators)
+    operators.append(made)
+    takes = names_of(forward)
+    shared = sum(1 << k for k in range(62) if (made.is_list or k < params.count("x")) and made.kind(k) == SHARED)
+    stepped = sum(1 << k for k in range(62) if f"step{k}" in takes or "arg" in takes)
+    flags = (
+        (0 if any(backward) or view else NO_GRADIENT)
+        | (VIEW if view else 0)
+        | (ALONE if group == NEVER else 0)
+        | (LEAF if leaf else 0)
+        | (LIST if made.is_list else 0)
+        | (RANDOM if "r" in params else 0)
+    )
+    TABLE[made.code] = shared, stepped, flags, params.count("f"), "d" in params
+    return made
+
+
+def native(operator: Operator) -> Callable[[Callable], Callable]:
+    """Marks a public function whose positional arguments are the operator's: compiled code serves its plain calls."""
+
+    def mark(function: Callable) -> Callable:
+        fast[function] = operator
+        return function
+
+    return mark
+
+
+# ---- signatures ------------------------------------------------------------------------------------------------------
+
+used = {"signatures": 1, "pool": 0}  # signature 0 is nobody's
+by_key: dict[tuple[int, ...], int] = {}
+
+
+def signature_of(operator: Operator, operands: Sequence[Shape], ints: Sequence[int], ids: int) -> int:
+    """The number of a signature; its shape rule runs when it is met for the first time.
+
+    ids: how many indices a call with a list of indices has, -1 for calls without one.
+    """
+    counted = (ids,) if ids >= 0 else ()
+    key = (operator.code, len(operands), *(number_of(shape) for shape in operands), *ints, *counted)
+    number = by_key.get(key)
+    if number is None:
+        rule_operands = (list(operands),) if operator.is_list else tuple(operands)
+        result = operator.shape(*rule_operands, *ints, *counted)
+        number = add_signature(operator, key, len(operands), result if isinstance(result, Result) else Result(result))
+    return number
+
+
+def add_signature(operator: Operator, key: tuple[int, ...], arity: int, result: Result) -> int:
+    shape = result.shape
+    ints = key[2 + arity :] if result.ints is None else result.ints
+    number, start = used["signatures"], used["pool"]
+    end = start + len(key) + len(ints)
+    if number == SIGNATURES.size or end > POOL.size:
+        raise MemoryError(f"more than {number} different calls of operators")
+    POOL[start:end] = key + tuple(ints)
+    has_ids = "d" in operator.params or "D" in operator.params or "r" in operator.params
+    SIGNATURES[number] = (
+        operator.code, arity, number_of(shape), len(key), start, start + len(key),
+        shape.item, shape.batch, shape.size, shape.rows, shape.cols,
+        shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound, result.scratch * shape.batch, 0,
+    )  # fmt: skip
+    used["signatures"], used["pool"] = number + 1, end
+    by_key[key] = number
+    on_new_signature(number)
+    return number
+
+
+def on_new_signature(number: int) -> None:
+    """Replaced by the arena: enters a new signature into the hash table of compiled code."""
+
+
+def result_shape(signature: int) -> Shape:
+    return shapes[SIGNATURES[signature]["shape"]]
+
+
+def check_bound(operator: Operator, signature: int, ids: Sequence[int]) -> None:
+    """Raises IndexError if an index is not below the signature's bound."""
+    bound = int(SIGNATURES[signature]["bound"])
+    for index in ids:
+        if not 0 <= index < bound:
+            raise IndexError(errors.located(f"{operator.name}: needs indices from 0 to {bound - 1}, got {index}"))

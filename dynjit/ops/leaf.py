@@ -1,0 +1,160 @@
+"""Nodes without operands, whose values lie in place: parameters, inputs, constants; and rows of lookup tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dynjit import errors, op
+from dynjit.errors import ShapeError
+from dynjit.jit import kernel
+from dynjit.op import SHARED, define, native
+from dynjit.scalars import ONE
+from dynjit.shape import MAX_RANK, Result, Shape, dims_of
+
+
+def given_shape(*numbers: int) -> Shape:
+    """Shape rule of all leaves: the dims, then the mini-batch size."""
+    return Shape(numbers[:-1], numbers[-1])
+
+
+PARAMETER = define("parameter", shape=given_shape, params="I", leaf=True)
+LOOKUP_TABLE = define("lookup_table", shape=given_shape, params="I", leaf=True)
+INPUT = define("input", shape=given_shape, params="I", leaf=True)
+
+add_leaf: Callable[[op.Operator, Shape, np.ndarray | float], Any]  # set by graph.py
+
+
+def leaf_signature(operator: op.Operator, shape: Shape) -> int:
+    """The signature of a leaf with a shape."""
+    return op.signature_of(operator, (), (*shape.dims, shape.batch), -1)
+
+
+# ---- lookup ----------------------------------------------------------------------------------------------------------
+
+
+def lookup_shape(table: Shape, count: int = 1) -> Result:
+    if count < 1:
+        raise ValueError(errors.located("lookup_batch: needs one index or more, got none"))
+    return Result(Shape(table.dims[:-1], count), ints=(), bound=table.dims[-1])
+
+
+@kernel
+def lookup_forward(v, x0, y, item, batch, ids):
+    for b in range(batch):
+        row, out = v[x0 + ids[b] * item : x0 + (ids[b] + 1) * item], v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = row[i]
+
+
+@kernel
+def lookup_d0(g, x0, y, item, item0, batch, ids):
+    # behind the table's gradients lies a mark for each row: trainers touch the marked rows only
+    for b in range(batch):
+        row, dy = g[x0 + ids[b] * item : x0 + (ids[b] + 1) * item], g[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            row[i] += dy[i]
+        g[x0 + item0 + ids[b]] = ONE
+
+
+
+LOOKUP = define("lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,),
+                group=(SHARED,))  # fmt: skip
+LOOKUP_BATCH = define("lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,),
+                      group=(SHARED,))  # fmt: skip
+
+
+@native(LOOKUP)
+def lookup_row(p: Any, index: int = 0) -> Any:
+    return LOOKUP(p, index)
+
+
+@native(LOOKUP_BATCH)
+def lookup_rows(p: Any, indices: Sequence[int]) -> Any:
+    return LOOKUP_BATCH(p, list(indices))
+
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def as_numbers(operator: str, values: Any) -> np.ndarray:
+    """A float array; TypeError for what is none."""
+    try:
+        return np.asarray(values, np.float64 if isinstance(values, (list, tuple)) else None)
+    except (TypeError, ValueError):
+        raise TypeError(errors.located(f"{operator}: needs numbers, got {type(values).__name__}")) from None
+
+
+def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr: bool = False) -> Any:
+    """A constant with the values and shape of an array or of nested lists of numbers.
+
+    batched: the last axis is the mini-batch.  A list of arrays is a mini-batch of them.
+    Raises TypeError for what is no array, ValueError for an empty one, and for more than 7 axes.
+    """
+    if isinstance(arr, list) and arr and all(isinstance(item, np.ndarray) for item in arr):
+        arr, batched = np.stack(arr, axis=-1), True
+    if not isinstance(arr, (list, np.ndarray)):
+        raise TypeError(errors.located(f"inputTensor: needs an array or a list of numbers, got {type(arr).__name__}"))
+    array = as_numbers("inputTensor", arr)
+    if array.ndim == 0 or array.size == 0 or array.ndim - batched > MAX_RANK:
+        raise ValueError(
+            errors.located(f"inputTensor: needs 1 to {MAX_RANK} axes and one element or more, got shape {array.shape}")
+        )
+    shape = Shape(array.shape[:-1] or (1,), array.shape[-1]) if batched else Shape(array.shape)
+    return add_leaf(INPUT, shape, array.ravel(order="F"))
+
+
+def inputVector(v: Sequence[float], device: str = "") -> Any:
+    """A constant vector with the values of a list of numbers.  Raises ValueError for an empty list."""
+    array = as_numbers("inputVector", v)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(errors.located(f"inputVector: needs a list of one number or more, got shape {array.shape}"))
+    return add_leaf(INPUT, Shape(array.shape), array)
+
+
+def vecInput(dim: int, device: str = "") -> Any:
+    """A vector of zeros; `.set(values)` fills it."""
+    return add_leaf(INPUT, Shape(dims_of("vecInput", dim)), 0.0)
+
+
+def scalarInput(s: float, device: str = "") -> Any:
+    """A constant number, shape (1,); `.set(number)` changes it."""
+    return add_leaf(INPUT, Shape((1,)), float(s))
+
+
+def inputMatrix(v: Sequence[float], d: tuple[int, ...]) -> Any:
+    """A constant with dims `d` from a flat list of its elements, first axis fastest."""
+    return inputTensorTranspose(v, d)
+
+
+def inputTensorTranspose(val: Sequence[float], dim: Any = None, batch_size: int = 1, device: str = "") -> Any:
+    """A constant with dims `dim` from a flat list of its elements, first axis fastest, mini-batch slowest."""
+    array = as_numbers("inputTensorTranspose", val)
+    shape = Shape(dims_of("inputTensorTranspose", array.size if dim is None else dim), batch_size)
+    if array.ndim != 1:
+        raise TypeError(errors.located(f"inputTensorTranspose: needs a flat list, got shape {array.shape}"))
+    if array.size != shape.size:
+        raise ShapeError("inputTensorTranspose", f"{shape.size} elements for {shape}", array.size)
+    return add_leaf(INPUT, shape, array)
+
+
+def constant(dim: Any, val: float, batch_size: int = 1) -> Any:
+    """A tensor that is filled with a number.
+
+    dim: int or tuple.  Raises TypeError or ValueError for other dims, ValueError for a mini-batch below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(errors.located(f"constant: needs a mini-batch of 1 or more, got {batch_size}"))
+    return add_leaf(INPUT, Shape(dims_of("constant", dim), int(batch_size)), float(val))
+
+
+def zeros(dim: Any, batch_size: int = 1) -> Any:
+    """A tensor of zeros; see `constant`."""
+    return constant(dim, 0.0, batch_size)
+
+
+def ones(dim: Any, batch_size: int = 1) -> Any:
+    """A tensor of ones; see `constant`."""
+    return constant(dim, 1.0, batch_size)

@@ -1,0 +1,175 @@
+"""Products: the operators whose weights a group shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
+from dynjit.errors import ShapeError
+from dynjit.jit import kernel
+from dynjit.op import SHARED, STACKED, Case, define, native
+from dynjit.shape import Result, Shape
+
+# ---- product ---------------------------------------------------------------------------------------------------------
+
+
+def product_shape(w: Shape, x: Shape) -> Shape:
+    fits = max(len(w.dims), len(x.dims)) <= 2 and w.cols == x.rows
+    if not fits or (w.batch != x.batch and 1 not in (w.batch, x.batch)):
+        raise ShapeError("*", "W (rows, k) and x (k, cols), with mini-batches that are equal or 1", w, x)
+    dims = (w.rows, x.cols) if len(x.dims) == 2 else (w.rows,)
+    return Shape(dims, max(w.batch, x.batch))
+
+
+@kernel
+def product_forward(v, x0, x1, y, n, rows, cols, item, batch, n0, n1, item0, item1, rows1, batch0, step0, step1):
+    if batch0 == 1 and step1 > 0:  # one matrix for all columns
+        gemm_nn(v[x0 : x0 + n0], v[x1 : x1 + n1], v[y : y + n], rows, cols * batch, rows1, 0)
+        return
+    for b in range(batch):
+        w, x = v[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item1]
+        gemm_nn(w, x, v[y + b * item : y + (b + 1) * item], rows, cols, rows1, 0)
+
+
+@kernel
+def product_d0(v, g, x0, x1, y, n, rows, cols, item, batch, n0, n1, item0, item1, rows1, batch0, step0, step1):
+    if batch0 == 1 and step1 > 0:
+        gemm_nt(g[y : y + n], v[x1 : x1 + n1], g[x0 : x0 + n0], rows, rows1, cols * batch, 1)
+        return
+    for b in range(batch):
+        dw, x = g[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item1]
+        gemm_nt(g[y + b * item : y + (b + 1) * item], x, dw, rows, rows1, cols, 1)
+
+
+@kernel
+def product_d1(v, g, x0, x1, y, n, rows, cols, item, batch, n0, n1, item0, item1, rows1, batch0, step0, step1):
+    if batch0 == 1 and step1 > 0:
+        gemm_tn(v[x0 : x0 + n0], g[y : y + n], g[x1 : x1 + n1], rows1, cols * batch, rows, 1)
+        return
+    for b in range(batch):
+        w, dx = v[x0 + b * step0 : x0 + b * step0 + item0], g[x1 + b * step1 : x1 + b * step1 + item1]
+        gemm_tn(w, g[y + b * item : y + (b + 1) * item], dx, rows1, cols, rows, 1)
+
+
+PRODUCT = define(
+    "product",
+    shape=product_shape,
+    params="xx",
+    forward=product_forward,
+    backward=(product_d0, product_d1),
+    group=(SHARED, STACKED),
+    reference=lambda w, x: (w if w.ndim == 2 else w[:, None]) @ x,
+    cases=(
+        Case(((3, 4), (4,))), Case(((1, 1), (1,))), Case(((3, 4), ((4, 2), 3))), Case((((3, 4), 3), (4, 2))),
+        Case((((3, 4), 2), ((4, 5), 2))), Case(((3,), (1, 4))),
+    ),
+)  # fmt: skip
+
+
+@native(PRODUCT)
+def product(w: Any, x: Any) -> Any:
+    """Matrix product y_rc = sum_k W_rk x_kc.
+
+    w: (rows, k) x batch;  x: (k, cols) or (k,) x batch;  the result: (rows, cols) or (rows,) x batch.
+    A mini-batch of 1 serves all items of the other.  Raises ShapeError unless the shapes fit.
+    """
+    return PRODUCT(w, x)
+
+
+# ---- affine_transform ------------------------------------------------------------------------------------------------
+
+
+def affine_transform_shape(operands: list[Shape]) -> Result:
+    needs = "b (rows,), then pairs of W (rows, k) and x (k,) or (k, cols), with mini-batches that are equal or 1"
+    b, pairs = operands[0], list(zip(operands[1::2], operands[2::2], strict=False))
+    batches = {shape.batch for shape in operands} - {1}
+    if len(operands) % 2 == 0 or len(batches) > 1:
+        raise ShapeError("affine_transform", needs, *operands)
+    batch = max(batches, default=1)
+    dims = b.dims
+    for w, x in pairs:
+        product_dims = (w.rows, x.cols) if len(x.dims) == 2 else (w.rows,)
+        fits = max(len(w.dims), len(x.dims)) <= 2 and w.cols == x.rows and w.rows == b.rows
+        if not fits or (x.cols != pairs[0][1].cols) or b.cols not in (1, x.cols):
+            raise ShapeError("affine_transform", needs, *operands)
+        dims = product_dims if len(product_dims) > len(dims) or b.cols < x.cols else dims
+    return Result(Shape(dims, batch), ints=tuple(x.rows for _, x in pairs))
+
+
+@kernel
+def affine_transform_forward(v, y, arg, a, k, ints, item, rows, cols, batch, n, item0):
+    step = item0 if arg[a + k] == batch else 0
+    for b in range(batch):
+        bias = v[arg[a] + b * step : arg[a] + b * step + item0]
+        for c in range(item // item0):  # columns that one bias serves
+            out = v[y + b * item + c * item0 : y + b * item + (c + 1) * item0]
+            for i in range(item0):
+                out[i] = bias[i]
+    for p in range(1, k, 2):
+        w, x, depth = arg[a + p], arg[a + p + 1], ints[p // 2]
+        step_w, step_x = rows * depth * (arg[a + k + p] > 1), depth * cols * (arg[a + k + p + 1] == batch)
+        if step_w == 0 and step_x > 0:  # one matrix for all columns
+            gemm_nn(v[w : w + rows * depth], v[x : x + depth * cols * batch], v[y : y + n], rows, cols * batch, depth, 1)
+        else:
+            for b in range(batch):
+                at_w, at_x = w + b * step_w, x + b * step_x
+                out = v[y + b * item : y + (b + 1) * item]
+                gemm_nn(v[at_w : at_w + rows * depth], v[at_x : at_x + depth * cols], out, rows, cols, depth, 1)
+
+
+@kernel
+def affine_transform_d(v, g, y, arg, a, k, j, ints, item, rows, cols, batch, n, item0):
+    if j == 0:
+        step = item0 if arg[a + k] == batch else 0
+        for b in range(batch):
+            db = g[arg[a] + b * step : arg[a] + b * step + item0]
+            for c in range(item // item0):
+                dy = g[y + b * item + c * item0 : y + b * item + (c + 1) * item0]
+                for i in range(item0):
+                    db[i] += dy[i]
+        return
+    p = (j - 1) // 2 * 2 + 1
+    w, x, depth = arg[a + p], arg[a + p + 1], ints[p // 2]
+    step_w, step_x = rows * depth * (arg[a + k + p] > 1), depth * cols * (arg[a + k + p + 1] == batch)
+    columns, repeats = (cols * batch, 1) if step_w == 0 and step_x > 0 else (cols, batch)
+    for b in range(repeats):
+        at_w, at_x = w + b * step_w, x + b * step_x
+        dy = g[y + b * item : y + b * item + rows * columns]
+        if j == p:
+            gemm_nt(dy, v[at_x : at_x + depth * columns], g[at_w : at_w + rows * depth], rows, depth, columns, 1)
+        else:
+            gemm_tn(v[at_w : at_w + rows * depth], dy, g[at_x : at_x + depth * columns], depth, columns, rows, 1)
+
+
+def affine_transform_reference(b, *pairs):
+    total = sum((w if w.ndim == 2 else w[:, None]) @ x for w, x in zip(pairs[::2], pairs[1::2], strict=True))
+    return b + total if not pairs or b.ndim == np.ndim(total) else b[:, None] + total
+
+
+AFFINE_TRANSFORM = define(
+    "affine_transform",
+    shape=affine_transform_shape,
+    params="X",
+    forward=affine_transform_forward,
+    backward=(affine_transform_d,),
+    group=(SHARED, SHARED, STACKED),
+    reference=affine_transform_reference,
+    cases=(
+        Case(((3,), (3, 4), (4,))), Case(((1,), (1, 1), (1,))), Case(((3,),)),
+        Case(((3,), (3, 4), ((4,), 2), (3, 2), ((2,), 2))), Case(((3,), (3, 4), ((4, 5), 2))),
+        Case((((3,), 2), (3, 4), ((4,), 2))), Case(((3, 2), (3, 4), (4, 2))),
+        Case(((3,), ((3, 4), 2), (4,), (3, 2), ((2,), 2))),
+    ),
+)  # fmt: skip
+
+
+@native(AFFINE_TRANSFORM)
+def affine_transform(exprs: list[Any]) -> Any:
+    """y = b + W1 x1 + W2 x2 + ..., from the list [b, W1, x1, W2, x2, ...]; of [b] alone, b.
+
+    b: (rows,), added to every column, or (rows, cols);  W: (rows, k);  x: (k,) or (k, cols);  mini-batches equal or 1.
+    Raises ShapeError for an even number of operands, or shapes that do not fit.
+    """
+    return AFFINE_TRANSFORM(exprs)

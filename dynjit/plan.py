@@ -1,0 +1,596 @@
+"""From pending nodes to calls of kernels: which nodes run together, in which order, and where results lie.
+
+Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.  Among the
+keys that have ready nodes the one whose nodes are on average farthest from the target goes first, so that nodes that
+nothing waits for (losses, output layers) gather until all of them are ready.  All results of one key lie end to end in
+the order of execution.  A group becomes one call if its operands lie end to end too; otherwise an operator with shared
+operands (a product) gets its scattered operands copied together, and any other operator gets one call per contiguous run.
+"""
+
+from __future__ import annotations
+
+from dynjit import op
+from dynjit.arena import (
+    GATHER,
+    KEY_ROWS,
+    MAX_STACKED,
+    NEEDS_GRADIENT,
+    ROWS,
+    calls_at,
+    headers,
+    int32s,
+    int64s,
+    nodes_at,
+    operators_at,
+    shapes_at,
+    signatures_at,
+)
+from dynjit.jit import entry, helper
+
+DIRECT = 6  # so few pending nodes are called one by one, without planning
+(STAMP, REACHED, ORDER, STACK, KEY_OF, UNMET, HEIGHT, NEXT, START, FILL, MODE,
+ KEY_COUNT, KEY_HEAD, KEY_TAIL, KEY_DONE, KEY_NODE, HEAP, SLOTS, CHAIN) = range(len(ROWS))  # fmt: skip
+KEY_HEIGHT, KEY_Y, KEY_SCRATCH, KEY_X, KEY_HASH, KEY_DEFERRED = range(len(KEY_ROWS))
+FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
+OUT_OF_MEMORY = -2
+
+
+@helper
+def row(h, number):  # type: ignore[no-untyped-def]
+    """A work array with one int32 per node or key."""
+    return int32s(h.work + number * h.node_capacity * 4)
+
+
+@helper
+def key_row(h, number):  # type: ignore[no-untyped-def]
+    """A work array with one int64 per key."""
+    return int64s(h.keys + number * (h.node_capacity // 2) * 8)
+
+
+@helper
+def take(h, count):  # type: ignore[no-untyped-def]
+    """Offset of `count` elements, aligned to 64 bytes."""
+    start = (h.value_top + 15) & ~15
+    h.value_top = start + count
+    return start
+
+
+@helper
+def is_shared(shared, k, arity):  # type: ignore[no-untyped-def]
+    return k < 62 and (shared >> k) & 1 == 1
+
+
+# ---- calls -----------------------------------------------------------------------------------------------------------
+
+
+@helper
+def new_call(h, signature, node, arity, y, batch):  # type: ignore[no-untyped-def]
+    """Appends a call for nodes that begin with `node`; its operands are filled in by the caller."""
+    call = calls_at(h.calls)[h.call_count]
+    call.signature = signature
+    call.arity = arity
+    call.deferred = -1
+    call.y = y
+    call.args = h.argument_count
+    call.batch = batch
+    call.scratch = 0
+    call.ids = 0
+    call.floats = nodes_at(h.nodes)[node].data
+    call.active = 0
+    h.argument_count += 2 * arity
+    h.call_count += 1
+    return call
+
+
+@helper
+def collect_ids(h, call, first, count):  # type: ignore[no-untyped-def]
+    """Lays the indices of a call's nodes end to end."""
+    nodes, order, data = nodes_at(h.nodes), row(h, ORDER), int64s(h.data)
+    q = signatures_at(h.signatures)[call.signature]
+    floats = operators_at(h.operators)[q.op].floats
+    if count == 1:
+        call.ids = nodes[order[first]].data + floats
+        return
+    call.ids = h.data_count
+    for i in range(first, first + count):
+        source = nodes[order[i]].data + floats
+        for b in range(q.ids):
+            data[h.data_count] = data[source + b]
+            h.data_count += 1
+
+
+@helper
+def finish_call(h, call, first, count):  # type: ignore[no-untyped-def]
+    q = signatures_at(h.signatures)[call.signature]
+    call.first = first
+    call.count = count
+    if q.ids > 0:
+        collect_ids(h, call, first, count)
+
+
+@helper
+def run_length(h, first, stop):  # type: ignore[no-untyped-def]
+    """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
+    nodes, args, order, mode, data = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, MODE), int64s(h.data)
+    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
+    head = nodes[order[first]]
+    q = signatures_at(h.signatures)[head.signature]
+    operator = operators_at(h.operators)[q.op]
+    for k in range(head.arity):
+        mode[k] = 0
+    i = first + 1
+    while i < stop:
+        node = nodes[order[i]]
+        for f in range(operator.floats):
+            if data[node.data + f] != data[head.data + f]:
+                return i - first
+        for k in range(head.arity):
+            shape = shapes[pool[q.key + 2 + k]]
+            start, offset = nodes[args[head.args + k]].value, nodes[args[node.args + k]].value
+            may_move = shape.batch == q.batch or shape.batch > 1
+            may_stay = shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1
+            if may_move and mode[k] != FIXED and offset == start + (i - first) * shape.item * shape.batch:
+                mode[k] = MOVING
+            elif may_stay and mode[k] != MOVING and offset == start:
+                mode[k] = FIXED
+            else:
+                return i - first
+        i += 1
+    return i - first
+
+
+@helper
+def call_run(h, first, count):  # type: ignore[no-untyped-def]
+    """One call for a run of nodes."""
+    nodes, args, order, mode = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, MODE)
+    shapes, pool, arguments = shapes_at(h.shapes), int64s(h.pool), int64s(h.arguments)
+    head = nodes[order[first]]
+    q = signatures_at(h.signatures)[head.signature]
+    call = new_call(h, head.signature, order[first], head.arity, head.value, q.batch * count)
+    for k in range(head.arity):
+        batch = shapes[pool[q.key + 2 + k]].batch
+        arguments[call.args + k] = nodes[args[head.args + k]].value
+        arguments[call.args + head.arity + k] = batch * count if count > 1 and mode[k] == MOVING else batch
+    finish_call(h, call, first, count)
+    return call
+
+
+@helper
+def defer(h, call, key, position):  # type: ignore[no-untyped-def]
+    """Enters a call's product into the list of those that wait for the end of the backward pass.
+
+    A record grows as long as results and stacked operands of one key follow each other, so that all columns of a
+    weight become one product.
+    """
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
+    signatures, operators = signatures_at(h.signatures), operators_at(h.operators)
+    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
+    q = signatures[call.signature]
+    shared = operators[q.op].shared
+    head = nodes[order[call.first]]
+    wanted = False
+    for k in range(call.arity):
+        source = nodes[args[head.args + k]]
+        is_leaf = operators[signatures[source.signature].op].flags & op.LEAF
+        if is_shared(shared, k, call.arity) and is_leaf and source.flags & NEEDS_GRADIENT:
+            wanted = True
+    if not wanted:
+        return
+    deferred = calls_at(h.deferred)
+    if position > 0:
+        last_index = key_row(h, KEY_DEFERRED)[key]
+        last = deferred[last_index]
+        follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or last.ids + last.batch == call.ids)
+        for k in range(call.arity):
+            if not is_shared(shared, k, call.arity):
+                item = shapes[pool[q.key + 2 + k]].item
+                batch = arguments[last.args + call.arity + k]
+                follows = follows and arguments[last.args + k] + batch * item == arguments[call.args + k]
+        if follows:
+            last.batch += call.batch
+            for k in range(call.arity):
+                if not is_shared(shared, k, call.arity):
+                    arguments[last.args + call.arity + k] += arguments[call.args + call.arity + k]
+            call.deferred = last_index
+            return
+    record = deferred[h.deferred_count]
+    record.signature = call.signature
+    record.arity = call.arity
+    record.y = call.y
+    record.batch = call.batch
+    record.scratch = call.scratch
+    record.ids = call.ids
+    record.floats = call.floats
+    record.first = call.first
+    record.active = 0
+    record.args = h.argument_count
+    h.argument_count += 2 * call.arity
+    for k in range(2 * call.arity):
+        arguments[record.args + k] = arguments[call.args + k]
+    call.deferred = h.deferred_count
+    if key >= 0:
+        key_row(h, KEY_DEFERRED)[key] = h.deferred_count
+    h.deferred_count += 1
+
+
+@helper
+def gather(h, first, count, k, size, target):  # type: ignore[no-untyped-def]
+    """A call that copies operand k of a group's nodes to `target`, end to end."""
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
+    call = new_call(h, GATHER, order[first], 0, target, size)
+    for i in range(count):
+        arguments[call.args + i] = nodes[args[nodes[order[first + i]].args + k]].value
+    h.argument_count += count
+    call.first = first
+    call.count = count
+    call.j = k
+
+
+@helper
+def call_shared(h, first, count, key, position):  # type: ignore[no-untyped-def]
+    """One call for a group of nodes with shared operands; scattered stacked operands are copied together first."""
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
+    shapes, pool, gathered = shapes_at(h.shapes), int64s(h.pool), key_row(h, KEY_X)
+    head = nodes[order[first]]
+    q = signatures_at(h.signatures)[head.signature]
+    shared = operators_at(h.operators)[q.op].shared
+    stacked = 0
+    base = take(h, 0)
+    if position == 0 and key >= 0:
+        gathered[key] = -1
+    starts = h.argument_count
+    h.argument_count += head.arity
+    for k in range(head.arity):
+        start = nodes[args[head.args + k]].value
+        size = shapes[pool[q.key + 2 + k]].item * shapes[pool[q.key + 2 + k]].batch
+        if count > 1 and not is_shared(shared, k, head.arity):
+            contiguous = True
+            for i in range(1, count):
+                if nodes[args[nodes[order[first + i]].args + k]].value != start + i * size:
+                    contiguous = False
+                    break
+            if not contiguous:
+                if gathered[key] < 0:  # room for all stacked operands of all nodes of the key
+                    total = 0
+                    for other in range(head.arity):
+                        if not is_shared(shared, other, head.arity):
+                            total += shapes[pool[q.key + 2 + other]].item * shapes[pool[q.key + 2 + other]].batch
+                    gathered[key] = take(h, total * row(h, KEY_COUNT)[key])
+                base = gathered[key] + stacked * row(h, KEY_COUNT)[key] + position * size
+                gather(h, first, count, k, size, base)
+                start = base
+            stacked += size
+        arguments[starts + k] = start
+    call = new_call(h, head.signature, order[first], head.arity, head.value, q.batch * count)
+    for k in range(head.arity):
+        batch = shapes[pool[q.key + 2 + k]].batch
+        arguments[call.args + k] = arguments[starts + k]
+        arguments[call.args + head.arity + k] = batch if is_shared(shared, k, head.arity) else batch * count
+    finish_call(h, call, first, count)
+    defer(h, call, key, position)
+
+
+# ---- placing results -------------------------------------------------------------------------------------------------
+
+
+@helper
+def place_alone(h, number):  # type: ignore[no-untyped-def]
+    """Gives a node its memory and its call."""
+    nodes, args, order = nodes_at(h.nodes), int32s(h.args), row(h, ORDER)
+    node = nodes[number]
+    q = signatures_at(h.signatures)[node.signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.flags & op.VIEW:
+        node.value = nodes[args[node.args]].value
+        return
+    first = h.order_count
+    order[first] = number
+    h.order_count += 1
+    node.value = take(h, q.size)
+    scratch = take(h, q.scratch) if q.scratch > 0 else 0
+    call = call_run(h, first, 1)
+    call.scratch = scratch
+    if operator.shared:
+        defer(h, call, -1, 0)
+
+
+@helper
+def place_group(h, key, first, count):  # type: ignore[no-untyped-def]
+    """Gives the nodes order[first : first + count] of a key their memory and their calls."""
+    nodes, args, order, done = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, KEY_DONE)
+    y, scratch = key_row(h, KEY_Y), key_row(h, KEY_SCRATCH)
+    q = signatures_at(h.signatures)[nodes[order[first]].signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.flags & op.VIEW:
+        for i in range(first, first + count):
+            nodes[order[i]].value = nodes[args[nodes[order[i]].args]].value
+        return
+    position = np_int(done[key])
+    if position == 0:
+        y[key] = take(h, q.size * row(h, KEY_COUNT)[key])
+        scratch[key] = take(h, q.scratch * row(h, KEY_COUNT)[key]) if q.scratch > 0 else 0
+    for i in range(count):
+        nodes[order[first + i]].value = y[key] + (position + i) * q.size
+    done[key] += count
+    if operator.shared:
+        call_shared(h, first, count, key, position)
+        return
+    i = first
+    while i < first + count:
+        length = run_length(h, i, first + count)
+        call = call_run(h, i, length)
+        call.scratch = scratch[key] + (position + i - first) * q.scratch
+        i += length
+
+
+@helper
+def np_int(x):  # type: ignore[no-untyped-def]
+    """An int64 of an int32."""
+    return x + 0
+
+
+# ---- grouping --------------------------------------------------------------------------------------------------------
+
+
+@helper
+def mark(h, targets, count):  # type: ignore[no-untyped-def]
+    """Stamps the nodes that the targets need and that have no value yet; returns the lowest and how many."""
+    nodes, args, stamp, stack, wanted = nodes_at(h.nodes), int32s(h.args), row(h, STAMP), row(h, STACK), int64s(targets)
+    h.generation += 1
+    depth, pending, lowest = 0, 0, h.node_count
+    for t in range(count):
+        number = wanted[t]
+        if nodes[number].value < 0 and stamp[number] != h.generation:
+            stamp[number] = h.generation
+            stack[depth] = number
+            depth += 1
+    while depth > 0:
+        depth -= 1
+        number = np_int(stack[depth])
+        pending += 1
+        lowest = min(lowest, number)
+        node = nodes[number]
+        for k in range(node.arity):
+            source = args[node.args + k]
+            if nodes[source].value < 0 and stamp[source] != h.generation:
+                stamp[source] = h.generation
+                stack[depth] = source
+                depth += 1
+    h.pending = pending
+    return lowest
+
+
+@helper
+def stands_alone(h, node):  # type: ignore[no-untyped-def]
+    """Whether a node must have a group of its own."""
+    q = signatures_at(h.signatures)[node.signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.flags & op.ALONE:
+        return True
+    if operator.shared == 0:
+        return False
+    if node.arity > MAX_STACKED:
+        return True
+    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
+    for k in range(node.arity):
+        batch = shapes[pool[q.key + 2 + k]].batch
+        if is_shared(operator.shared, k, node.arity):
+            if batch > 1:
+                return True
+        elif batch != q.batch:
+            return True
+    return False
+
+
+@helper
+def key_code(h, node):  # type: ignore[no-untyped-def]
+    """Hash of a node's group key."""
+    args = int32s(h.args)
+    shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
+    code = np_int(node.signature) * 8 + node.flags
+    if shared:
+        for k in range(node.arity):
+            if is_shared(shared, k, node.arity):
+                code = (code * 1000003) ^ args[node.args + k]
+    return code ^ ((code >> 20) & 0xFFFFFFFF)
+
+
+@helper
+def same_key(h, a, b):  # type: ignore[no-untyped-def]
+    """Whether two nodes have the same group key, compared in full."""
+    if a.signature != b.signature or a.flags != b.flags:
+        return False
+    args = int32s(h.args)
+    shared = operators_at(h.operators)[signatures_at(h.signatures)[a.signature].op].shared
+    if shared:
+        for k in range(a.arity):
+            if is_shared(shared, k, a.arity) and args[a.args + k] != args[b.args + k]:
+                return False
+    return True
+
+
+@helper
+def assign_keys(h, lowest, highest):  # type: ignore[no-untyped-def]
+    """Numbers the group keys of the stamped nodes; returns how many there are."""
+    nodes, stamp, key_of, height = nodes_at(h.nodes), row(h, STAMP), row(h, KEY_OF), row(h, HEIGHT)
+    slots, key_node, key_count = row(h, SLOTS), row(h, KEY_NODE), row(h, KEY_COUNT)
+    key_head, key_done, key_height = row(h, KEY_HEAD), row(h, KEY_DONE), key_row(h, KEY_HEIGHT)
+    size = 16
+    while size < 2 * h.pending and 2 * size <= h.node_capacity:
+        size *= 2
+    for i in range(size):
+        slots[i] = 0
+    keys = 0
+    for number in range(lowest, highest + 1):
+        if stamp[number] != h.generation:
+            continue
+        node = nodes[number]
+        key = -1
+        if not stands_alone(h, node):
+            slot = key_code(h, node) & (size - 1)
+            while slots[slot] != 0:
+                if same_key(h, nodes[key_node[slots[slot] - 1]], node):
+                    key = slots[slot] - 1
+                    break
+                slot = (slot + 1) & (size - 1)
+            if key < 0:
+                slots[slot] = keys + 1
+        if key < 0:
+            key = keys
+            keys += 1
+            key_node[key] = number
+            key_count[key] = 0
+            key_head[key] = -1
+            key_done[key] = 0
+            key_height[key] = 0
+        key_of[number] = key
+        key_count[key] += 1
+        key_height[key] += height[number]
+    return keys
+
+
+@helper
+def link_consumers(h, lowest, highest):  # type: ignore[no-untyped-def]
+    """Counts each stamped node's pending operands, lists its consumers, and finds its distance to the target."""
+    nodes, args, stamp, consumers = nodes_at(h.nodes), int32s(h.args), row(h, STAMP), int32s(h.consumers)
+    unmet, height, start, fill = row(h, UNMET), row(h, HEIGHT), row(h, START), row(h, FILL)
+    for number in range(lowest, highest + 1):
+        if stamp[number] == h.generation:
+            unmet[number] = 0
+            height[number] = 0
+            start[number] = 0
+    for number in range(highest, lowest - 1, -1):
+        if stamp[number] != h.generation:
+            continue
+        node = nodes[number]
+        for k in range(node.arity):
+            source = args[node.args + k]
+            if stamp[source] == h.generation:
+                unmet[number] += 1
+                start[source] += 1
+                height[source] = max(height[source], height[number] + 1)
+    total = 0
+    for number in range(lowest, highest + 1):
+        if stamp[number] == h.generation:
+            count = start[number]
+            start[number] = total
+            fill[number] = total
+            total += count
+    for number in range(lowest, highest + 1):
+        if stamp[number] == h.generation:
+            node = nodes[number]
+            for k in range(node.arity):
+                source = args[node.args + k]
+                if stamp[source] == h.generation:
+                    consumers[fill[source]] = number
+                    fill[source] += 1
+
+
+@helper
+def before(h, a, b):  # type: ignore[no-untyped-def]
+    """Whether key a goes before key b: its nodes are on average farther from the target."""
+    count, height = row(h, KEY_COUNT), key_row(h, KEY_HEIGHT)
+    left, right = height[a] * count[b], height[b] * count[a]
+    return left > right or (left == right and a < b)
+
+
+@helper
+def push(h, size, key):  # type: ignore[no-untyped-def]
+    """Adds a key to the heap of `size` keys."""
+    heap = row(h, HEAP)
+    i = np_int(size)
+    while i > 0 and before(h, key, heap[(i - 1) // 2]):
+        heap[i] = heap[(i - 1) // 2]
+        i = (i - 1) // 2
+    heap[i] = key
+
+
+@helper
+def pop(h, size):  # type: ignore[no-untyped-def]
+    """Takes the first key from the heap of `size` keys."""
+    heap = row(h, HEAP)
+    result, last = heap[0], heap[size - 1]
+    size -= 1
+    i = 0
+    while 2 * i + 1 < size:
+        child = 2 * i + 1
+        if child + 1 < size and before(h, heap[child + 1], heap[child]):
+            child += 1
+        if not before(h, heap[child], last):
+            break
+        heap[i] = heap[child]
+        i = child
+    heap[i] = last
+    return result
+
+
+@helper
+def make_ready(h, number, heap_size):  # type: ignore[no-untyped-def]
+    """Appends a node to its key's list of ready nodes; returns the heap's new size."""
+    key_head, key_tail, following = row(h, KEY_HEAD), row(h, KEY_TAIL), row(h, NEXT)
+    key = row(h, KEY_OF)[number]
+    following[number] = -1
+    if key_head[key] < 0:
+        key_head[key] = number
+        push(h, heap_size, key)
+        heap_size += 1
+    else:
+        following[key_tail[key]] = number
+    key_tail[key] = number
+    return heap_size
+
+
+@helper
+def schedule(h, lowest, highest):  # type: ignore[no-untyped-def]
+    """Groups and orders the stamped nodes."""
+    stamp, unmet, order = row(h, STAMP), row(h, UNMET), row(h, ORDER)
+    key_head, following, start, fill = row(h, KEY_HEAD), row(h, NEXT), row(h, START), row(h, FILL)
+    consumers = int32s(h.consumers)
+    heap_size = 0
+    for number in range(lowest, highest + 1):
+        if stamp[number] == h.generation and unmet[number] == 0:
+            heap_size = make_ready(h, number, heap_size)
+    while heap_size > 0:
+        key = pop(h, heap_size)
+        heap_size -= 1
+        first = h.order_count
+        number = key_head[key]
+        key_head[key] = -1
+        while number >= 0:
+            order[h.order_count] = number
+            h.order_count += 1
+            number = following[number]
+        place_group(h, key, first, h.order_count - first)
+        for i in range(first, h.order_count):
+            for j in range(start[order[i]], fill[order[i]]):
+                consumer = consumers[j]
+                unmet[consumer] -= 1
+                if unmet[consumer] == 0:
+                    heap_size = make_ready(h, consumer, heap_size)
+
+
+@entry("int64(int64, int64, int64)")
+def plan(context, targets, count):  # type: ignore[no-untyped-def]
+    """Appends the calls that give `count` target nodes (numbers at the address `targets`) their values.
+
+    Returns 0, or OUT_OF_MEMORY.
+    """
+    h = headers(context)[0]
+    lowest = mark(h, targets, count)
+    if h.pending == 0:
+        return 0
+    highest = np_int(lowest)
+    for t in range(count):
+        highest = max(highest, int64s(targets)[t])
+    stamp = row(h, STAMP)
+    if h.pending <= DIRECT or h.autobatch == 0:
+        for number in range(lowest, highest + 1):
+            if stamp[number] == h.generation:
+                place_alone(h, number)
+    else:
+        link_consumers(h, lowest, highest)
+        assign_keys(h, lowest, highest)
+        schedule(h, lowest, highest)
+    return OUT_OF_MEMORY if h.value_top > h.value_end else 0
+
+
