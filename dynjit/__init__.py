@@ -1,0 +1,14 @@
+"""dynjit: neural networks whose structure changes with every example, with DyNet's Python API.
+
+    import dynjit as dy
+"""
+
+from dynjit import dynet
+from dynjit.dynet import *  # noqa: F403
+
+from dynjit.initializers import *  # noqa: F403
+from dynjit.parameters import LookupParameters, Model, ParameterCollection, Parameters
+from dynjit.trainers import *  # noqa: F403
+
+dynet.connect()
+globals().update(dynet.public_functions())

@@ -225,7 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def number(name: str, default: int, what: str) -> None:
         parser.add_argument(name, type=positive, default=default, metavar="N", help=f"{what} (default {default})")
 
-    number("--examples", 20_000, "lists to train on")
+    number("--examples", 30_000, "lists to train on")
     number("--held-out", 1000, "lists to test on")
     number("--depth", 3, "lists in lists, at most")
     number("--max-arguments", 4, "arguments of a list, 2 to N")

@@ -35,7 +35,7 @@ from dynjit.arena import (
     view_of,
 )
 from dynjit.arena import state as signature_state
-from dynjit.jit import add_symbol, entry, helper, python_symbol
+from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_symbol
 from dynjit.memory import reserve
 
 SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript")
@@ -135,21 +135,23 @@ def expression_of(s, h, node):  # type: ignore[no-untyped-def]
     return result
 
 
-@helper
-def finish(s, h, length, arity, data):  # type: ignore[no-untyped-def]
-    """Appends the node whose key, operands and data lie in the scratch numbers; 0: not the plain case."""
+@external("int64(int64, int64, int64)")
+def add_node(length, arity, data):  # type: ignore[no-untyped-def]
+    """Appends the node whose key, operands and data lie in the scratch numbers; -1: not the plain case."""
+    s = front_ends(state_address())[0]
+    h = headers(s.header)[0]
     scratch = int64s(h.scratch)
     nodes, known = nodes_at(h.nodes), signatures_at(h.signatures)
     for k in range(arity):
         scratch[KEY + 2 + k] = known[nodes[scratch[OPERANDS + k]].signature].shape
     signature = find_signature(states(s.table)[0], h.scratch + KEY * 8, length)
     if signature == 0:
-        return 0
+        return -1
     q = known[signature]
     floats = formats_at(s.formats)[q.op].floats
     for i in range(floats, data):
         if scratch[DATA + i] < 0 or scratch[DATA + i] >= q.bound:
-            return 0
+            return -1
     if q.ids > 0 and data == floats + 1:
         step = 1 if operators_at(h.operators)[q.op].flags & op.RANDOM else 0
         while data < floats + q.ids:  # one index for all mini-batch items, or one random stream for each
@@ -158,8 +160,14 @@ def finish(s, h, length, arity, data):  # type: ignore[no-untyped-def]
         if step:
             words(h.seed)[1] += q.ids
     if data != floats + q.ids:
-        return 0
-    node = append(h, signature, h.scratch + OPERANDS * 8, arity, h.scratch + DATA * 8, data)
+        return -1
+    return append(h, signature, h.scratch + OPERANDS * 8, arity, h.scratch + DATA * 8, data)
+
+
+@helper
+def finish(s, h, length, arity, data):  # type: ignore[no-untyped-def]
+    """As `add_node`, with an Expression of it; 0: not the plain case."""
+    node = add_node(length, arity, data)
     return expression_of(s, h, node) if node >= 0 else 0
 
 
@@ -317,9 +325,11 @@ def native_subscript(a, b):  # type: ignore[no-untyped-def]
 X, XS, I, F, D, DS, R = (ord(letter) for letter in "xXifdDr")
 
 
-@helper
-def collect(s, h, code, args, nargs):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64)")
+def collect(code, args, nargs):  # type: ignore[no-untyped-def]
     """A node of an operator from the positional arguments of a call; 0: not the plain case."""
+    s = front_ends(state_address())[0]
+    h = headers(s.header)[0]
     form, scratch, doubles = formats_at(s.formats)[code], int64s(h.scratch), float64s(h.scratch)
     letters = words(s.formats + code * FORMAT_BYTES + LETTERS)
     if nargs < form.required or nargs > form.count:
@@ -407,7 +417,7 @@ def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
     h = headers(s.header)[0]
     code, overflow = integer_of(h, self)
-    result = collect(s, h, code, args, nargs) if names == 0 else 0
+    result = collect(code, args, nargs) if names == 0 else 0
     return result if result != 0 else vectorcall(formats_at(s.formats)[code].slow, args, nargs, names)
 
 
@@ -528,6 +538,14 @@ def builtin(function: Callable) -> Callable:
     operator = op.fast[function]
     if not is_native or len(operator.params) > MAX_PARAMS:
         return function
+    fill_format(operator, function)
+    names = ", ".join(function.__code__.co_varnames[: function.__code__.co_argcount])
+    text = f"{function.__name__}({names})\n--\n\n{function.__doc__}"
+    return c_function(function.__name__, text, native_call, operator.code, function)
+
+
+def fill_format(operator: op.Operator, function: Callable) -> None:
+    """Tells compiled code how the public function of an operator is called."""
     defaults = function.__defaults__ or ()
     passed = [letter for letter in operator.params if letter != "r"]
     form = formats[operator.code]
@@ -539,13 +557,15 @@ def builtin(function: Callable) -> Callable:
         value = next(values) if letter != "r" else None
         if value is not None:
             form[f"default{i}"] = np.float64(value).view(np.int64) if letter == "f" else int(value)
-    names = ", ".join(function.__code__.co_varnames[: function.__code__.co_argcount])
-    text = f"{function.__name__}({names})\n--\n\n{function.__doc__}"
-    method = Method(function.__name__.encode(), native_call.address, FASTCALL_KEYWORDS, text.encode())
+
+
+def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Callable) -> Callable:
+    """A builtin of the compiled function, which gets `number` as its self."""
+    method = Method(name.encode(), compiled.address, FASTCALL_KEYWORDS, text.encode())
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
-    kept.extend((method, function))
-    return make(ctypes.addressof(method), operator.code, "dynjit")  # type: ignore[no-any-return]
+    kept.extend((method, twin))
+    return make(ctypes.addressof(method), number, "dynjit")  # type: ignore[no-any-return]
 
 
 def use(storage: Storage) -> None:

@@ -64,21 +64,36 @@ def module_path(name: str) -> Path | None:
 
 
 @functools.cache
+def imports_of(module: str) -> tuple[str, tuple[str, ...]]:
+    """(digest of a module's source, the modules of this package that it imports)."""
+    path = module_path(module)
+    if path is None or module == "dynjit":
+        return "", ()
+    source = path.read_text(encoding="utf-8")
+    names: list[str] = []
+    for parent, parts, whole in IMPORT.findall(source):
+        names += [whole] if whole else [parent, *(f"{parent}.{part.strip()}" for part in parts.split(","))]
+    return hashlib.sha256(source.encode()).hexdigest(), tuple(names)
+
+
+@functools.cache
+def closure_of(module: str) -> tuple[str, ...]:
+    """A module and all modules of this package that it imports, directly or not."""
+    found, todo = {module}, [module]
+    while todo:
+        for name in imports_of(todo.pop())[1]:
+            if name not in found and imports_of(name)[0]:
+                found.add(name)
+                todo.append(name)
+    return tuple(sorted(found))
+
+
+@functools.cache
 def source_stamp(module: str) -> str:
     """Digest of a module's source and of the sources of all modules of this package that it imports."""
     digest = hashlib.sha256(f"{numba.__version__}/{llvmlite.__version__}".encode())
-    found, todo = {}, [module]
-    while todo:
-        name = todo.pop()
-        path = module_path(name)
-        if name in found or path is None:
-            continue
-        source = found[name] = path.read_text(encoding="utf-8")
-        for parent, names, whole in IMPORT.findall(source):
-            todo += [whole] if whole else [parent, *(f"{parent}.{part.strip()}" for part in names.split(","))]
-    for name in sorted(found):
-        if name != "dynjit":
-            digest.update(name.encode() + found[name].encode())
+    for name in closure_of(module):
+        digest.update(f"{name} {imports_of(name)[0]}".encode())
     return digest.hexdigest()
 
 
@@ -163,25 +178,31 @@ class Compiled:
 
     def __init__(self, function: Callable, signature: Any, *modules: str) -> None:
         """modules: whose sources (with all that they import) the code is made from."""
-        self.function, self.signature = function, signature
+        self.function, self.signature, self.modules = function, signature, modules
         self.cache = KernelCache(function, modules)
         self.cfunc: CFunc | None = None
 
     @property
     def address(self) -> int:
+        for module in self.modules if self.cfunc is None else ():
+            link_externals(module)
+        return self.compiled().address
+
+    def compiled(self) -> CFunc:
+        """The function, for callers that have linked what it calls."""
         if self.cfunc is None:
             options = {key: value for key, value in OPTIONS.items() if key not in ("nogil", "no_cpython_wrapper")}
             cfunc = CFunc(self.function, sigutils.normalize_signature(self.signature), {}, options)
             cfunc._cache = self.cache
             cfunc.compile()
             self.cfunc = cfunc
-        return self.cfunc.address
+        return self.cfunc
 
     @functools.cached_property
     def call(self) -> Callable:
         """The function for callers in Python; numbers only."""
-        assert self.address and self.cfunc is not None
-        return self.cfunc.ctypes
+        assert self.address
+        return self.compiled().ctypes
 
     def is_cached(self) -> bool:
         """Whether the cache folder holds the code; compiles nothing."""
@@ -191,9 +212,53 @@ class Compiled:
         return path is not None and path.exists()
 
 
+entries: list[Compiled] = []  # all compiled functions that are no operator's kernel; for warm-up
+
+
 def entry(signature: str) -> Callable[[Callable], Compiled]:
     """A function compiled to C and called from Python by `.call`, or by its `.address`."""
-    return lambda function: Compiled(function, signature, function.__module__)
+    return lambda function: add_entry(function, signature)
+
+
+def add_entry(function: Callable, signature: str) -> Compiled:
+    """As `entry`, for a function made by another."""
+    made = Compiled(function, signature, function.__module__)
+    entries.append(made)
+    return made
+
+
+externals: dict[str, list[Compiled]] = {}  # by module, in the order in which they call each other
+linked: set[str] = set()  # modules whose externals compiled code can find
+
+
+def external(signature: str) -> Callable[[Callable], Any]:
+    """A function compiled once, by itself, which other compiled code calls through its symbol.
+
+    Unlike a helper it is not made a part of its callers; callers find it through the modules that they import.
+    """
+
+    def decorate(function: Callable) -> Any:
+        externals.setdefault(function.__module__, []).append(add_entry(function, signature))
+        return types.ExternalFunction(symbol_of(function), sigutils.normalize_signature(signature)[1](
+            *sigutils.normalize_signature(signature)[0]
+        ))  # fmt: skip
+
+    return decorate
+
+
+def symbol_of(function: Callable) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def link_externals(module: str) -> None:
+    """Makes the external functions of a module, and of those that it imports, known to compiled code."""
+    if module in linked:
+        return
+    linked.add(module)
+    for name in imports_of(module)[1]:
+        link_externals(name)
+    for unit in externals.get(module, ()):
+        add_symbol(symbol_of(unit.function), unit.compiled().address)
 
 
 # ---- addresses inside compiled code ----------------------------------------------------------------------------------

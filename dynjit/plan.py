@@ -25,7 +25,7 @@ from dynjit.arena import (
     shapes_at,
     signatures_at,
 )
-from dynjit.jit import entry, helper
+from dynjit.jit import entry, external, helper
 
 DIRECT = 6  # so few pending nodes are called one by one, without planning
 (STAMP, REACHED, ORDER, STACK, KEY_OF, UNMET, HEIGHT, NEXT, START, FILL, MODE,
@@ -99,8 +99,11 @@ def collect_ids(h, call, first, count):  # type: ignore[no-untyped-def]
             h.data_count += 1
 
 
-@helper
-def finish_call(h, call, first, count):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64, int64)")
+def finish_call(context, index, first, count):  # type: ignore[no-untyped-def]
+    """Tells a call its nodes, and lays their indices end to end."""
+    h = headers(context)[0]
+    call = calls_at(h.calls)[index]
     q = signatures_at(h.signatures)[call.signature]
     call.first = first
     call.count = count
@@ -108,9 +111,10 @@ def finish_call(h, call, first, count):  # type: ignore[no-untyped-def]
         collect_ids(h, call, first, count)
 
 
-@helper
-def run_length(h, first, stop):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64)")
+def run_length(context, first, stop):  # type: ignore[no-untyped-def]
     """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
+    h = headers(context)[0]
     nodes, args, order, mode, data = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, MODE), int64s(h.data)
     shapes, pool = shapes_at(h.shapes), int64s(h.pool)
     head = nodes[order[first]]
@@ -139,9 +143,10 @@ def run_length(h, first, stop):  # type: ignore[no-untyped-def]
     return i - first
 
 
-@helper
-def call_run(h, first, count):  # type: ignore[no-untyped-def]
-    """One call for a run of nodes."""
+@external("int64(int64, int64, int64)")
+def call_run(context, first, count):  # type: ignore[no-untyped-def]
+    """One call for a run of nodes; returns its number."""
+    h = headers(context)[0]
     nodes, args, order, mode = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, MODE)
     shapes, pool, arguments = shapes_at(h.shapes), int64s(h.pool), int64s(h.arguments)
     head = nodes[order[first]]
@@ -151,20 +156,21 @@ def call_run(h, first, count):  # type: ignore[no-untyped-def]
         batch = shapes[pool[q.key + 2 + k]].batch
         arguments[call.args + k] = nodes[args[head.args + k]].value
         arguments[call.args + head.arity + k] = batch * count if count > 1 and mode[k] == MOVING else batch
-    finish_call(h, call, first, count)
-    return call
+    finish_call(context, h.call_count - 1, first, count)
+    return h.call_count - 1
 
 
-@helper
-def defer(h, call, key, position):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64, int64)")
+def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     """Enters a call's product into the list of those that wait for the end of the backward pass.
 
     A record grows as long as results and stacked operands of one key follow each other, so that all columns of a
     weight become one product.
     """
+    h = headers(context)[0]
     nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
     signatures, operators = signatures_at(h.signatures), operators_at(h.operators)
-    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
+    shapes, pool, call = shapes_at(h.shapes), int64s(h.pool), calls_at(h.calls)[index]
     q = signatures[call.signature]
     shared = operators[q.op].shared
     head = nodes[order[call.first]]
@@ -213,9 +219,10 @@ def defer(h, call, key, position):  # type: ignore[no-untyped-def]
     h.deferred_count += 1
 
 
-@helper
-def gather(h, first, count, k, size, target):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64, int64, int64, int64)")
+def gather(context, first, count, k, size, target):  # type: ignore[no-untyped-def]
     """A call that copies operand k of a group's nodes to `target`, end to end."""
+    h = headers(context)[0]
     nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
     call = new_call(h, GATHER, order[first], 0, target, size)
     for i in range(count):
@@ -226,9 +233,10 @@ def gather(h, first, count, k, size, target):  # type: ignore[no-untyped-def]
     call.j = k
 
 
-@helper
-def call_shared(h, first, count, key, position):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64, int64, int64, int64)")
+def call_shared(context, first, count, key, position, scratch):  # type: ignore[no-untyped-def]
     """One call for a group of nodes with shared operands; scattered stacked operands are copied together first."""
+    h = headers(context)[0]
     nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
     shapes, pool, gathered = shapes_at(h.shapes), int64s(h.pool), key_row(h, KEY_X)
     head = nodes[order[first]]
@@ -257,7 +265,7 @@ def call_shared(h, first, count, key, position):  # type: ignore[no-untyped-def]
                             total += shapes[pool[q.key + 2 + other]].item * shapes[pool[q.key + 2 + other]].batch
                     gathered[key] = take(h, total * row(h, KEY_COUNT)[key])
                 base = gathered[key] + stacked * row(h, KEY_COUNT)[key] + position * size
-                gather(h, first, count, k, size, base)
+                gather(context, first, count, k, size, base)
                 start = base
             stacked += size
         arguments[starts + k] = start
@@ -266,16 +274,18 @@ def call_shared(h, first, count, key, position):  # type: ignore[no-untyped-def]
         batch = shapes[pool[q.key + 2 + k]].batch
         arguments[call.args + k] = arguments[starts + k]
         arguments[call.args + head.arity + k] = batch if is_shared(shared, k, head.arity) else batch * count
-    finish_call(h, call, first, count)
-    defer(h, call, key, position)
+    call.scratch = scratch
+    finish_call(context, h.call_count - 1, first, count)
+    defer(context, h.call_count - 1, key, position)
 
 
 # ---- placing results -------------------------------------------------------------------------------------------------
 
 
-@helper
-def place_alone(h, number):  # type: ignore[no-untyped-def]
+@external("void(int64, int64)")
+def place_alone(context, number):  # type: ignore[no-untyped-def]
     """Gives a node its memory and its call."""
+    h = headers(context)[0]
     nodes, args, order = nodes_at(h.nodes), int32s(h.args), row(h, ORDER)
     node = nodes[number]
     q = signatures_at(h.signatures)[node.signature]
@@ -288,15 +298,16 @@ def place_alone(h, number):  # type: ignore[no-untyped-def]
     h.order_count += 1
     node.value = take(h, q.size)
     scratch = take(h, q.scratch) if q.scratch > 0 else 0
-    call = call_run(h, first, 1)
-    call.scratch = scratch
+    index = call_run(context, first, 1)
+    calls_at(h.calls)[index].scratch = scratch
     if operator.shared:
-        defer(h, call, -1, 0)
+        defer(context, index, -1, 0)
 
 
-@helper
-def place_group(h, key, first, count):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64, int64)")
+def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     """Gives the nodes order[first : first + count] of a key their memory and their calls."""
+    h = headers(context)[0]
     nodes, args, order, done = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, KEY_DONE)
     y, scratch = key_row(h, KEY_Y), key_row(h, KEY_SCRATCH)
     q = signatures_at(h.signatures)[nodes[order[first]].signature]
@@ -313,13 +324,13 @@ def place_group(h, key, first, count):  # type: ignore[no-untyped-def]
         nodes[order[first + i]].value = y[key] + (position + i) * q.size
     done[key] += count
     if operator.shared:
-        call_shared(h, first, count, key, position)
+        call_shared(context, first, count, key, position, scratch[key] + position * q.scratch)
         return
     i = first
     while i < first + count:
-        length = run_length(h, i, first + count)
-        call = call_run(h, i, length)
-        call.scratch = scratch[key] + (position + i - first) * q.scratch
+        length = run_length(context, i, first + count)
+        index = call_run(context, i, length)
+        calls_at(h.calls)[index].scratch = scratch[key] + (position + i - first) * q.scratch
         i += length
 
 
@@ -332,9 +343,10 @@ def np_int(x):  # type: ignore[no-untyped-def]
 # ---- grouping --------------------------------------------------------------------------------------------------------
 
 
-@helper
-def mark(h, targets, count):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64)")
+def mark(context, targets, count):  # type: ignore[no-untyped-def]
     """Stamps the nodes that the targets need and that have no value yet; returns the lowest and how many."""
+    h = headers(context)[0]
     nodes, args, stamp, stack, wanted = nodes_at(h.nodes), int32s(h.args), row(h, STAMP), row(h, STACK), int64s(targets)
     h.generation += 1
     depth, pending, lowest = 0, 0, h.node_count
@@ -409,9 +421,10 @@ def same_key(h, a, b):  # type: ignore[no-untyped-def]
     return True
 
 
-@helper
-def assign_keys(h, lowest, highest):  # type: ignore[no-untyped-def]
-    """Numbers the group keys of the stamped nodes; returns how many there are."""
+@external("void(int64, int64, int64)")
+def assign_keys(context, lowest, highest):  # type: ignore[no-untyped-def]
+    """Numbers the group keys of the stamped nodes."""
+    h = headers(context)[0]
     nodes, stamp, key_of, height = nodes_at(h.nodes), row(h, STAMP), row(h, KEY_OF), row(h, HEIGHT)
     slots, key_node, key_count = row(h, SLOTS), row(h, KEY_NODE), row(h, KEY_COUNT)
     key_head, key_done, key_height = row(h, KEY_HEAD), row(h, KEY_DONE), key_row(h, KEY_HEIGHT)
@@ -446,12 +459,12 @@ def assign_keys(h, lowest, highest):  # type: ignore[no-untyped-def]
         key_of[number] = key
         key_count[key] += 1
         key_height[key] += height[number]
-    return keys
 
 
-@helper
-def link_consumers(h, lowest, highest):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64)")
+def link_consumers(context, lowest, highest):  # type: ignore[no-untyped-def]
     """Counts each stamped node's pending operands, lists its consumers, and finds its distance to the target."""
+    h = headers(context)[0]
     nodes, args, stamp, consumers = nodes_at(h.nodes), int32s(h.args), row(h, STAMP), int32s(h.consumers)
     unmet, height, start, fill = row(h, UNMET), row(h, HEIGHT), row(h, START), row(h, FILL)
     for number in range(lowest, highest + 1):
@@ -505,9 +518,10 @@ def push(h, size, key):  # type: ignore[no-untyped-def]
     heap[i] = key
 
 
-@helper
-def pop(h, size):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64)")
+def pop(context, size):  # type: ignore[no-untyped-def]
     """Takes the first key from the heap of `size` keys."""
+    h = headers(context)[0]
     heap = row(h, HEAP)
     result, last = heap[0], heap[size - 1]
     size -= 1
@@ -524,9 +538,10 @@ def pop(h, size):  # type: ignore[no-untyped-def]
     return result
 
 
-@helper
-def make_ready(h, number, heap_size):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64)")
+def make_ready(context, number, heap_size):  # type: ignore[no-untyped-def]
     """Appends a node to its key's list of ready nodes; returns the heap's new size."""
+    h = headers(context)[0]
     key_head, key_tail, following = row(h, KEY_HEAD), row(h, KEY_TAIL), row(h, NEXT)
     key = row(h, KEY_OF)[number]
     following[number] = -1
@@ -540,18 +555,19 @@ def make_ready(h, number, heap_size):  # type: ignore[no-untyped-def]
     return heap_size
 
 
-@helper
-def schedule(h, lowest, highest):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64)")
+def schedule(context, lowest, highest):  # type: ignore[no-untyped-def]
     """Groups and orders the stamped nodes."""
+    h = headers(context)[0]
     stamp, unmet, order = row(h, STAMP), row(h, UNMET), row(h, ORDER)
     key_head, following, start, fill = row(h, KEY_HEAD), row(h, NEXT), row(h, START), row(h, FILL)
     consumers = int32s(h.consumers)
     heap_size = 0
     for number in range(lowest, highest + 1):
         if stamp[number] == h.generation and unmet[number] == 0:
-            heap_size = make_ready(h, number, heap_size)
+            heap_size = make_ready(context, number, heap_size)
     while heap_size > 0:
-        key = pop(h, heap_size)
+        key = pop(context, heap_size)
         heap_size -= 1
         first = h.order_count
         number = key_head[key]
@@ -560,13 +576,13 @@ def schedule(h, lowest, highest):  # type: ignore[no-untyped-def]
             order[h.order_count] = number
             h.order_count += 1
             number = following[number]
-        place_group(h, key, first, h.order_count - first)
+        place_group(context, key, first, h.order_count - first)
         for i in range(first, h.order_count):
             for j in range(start[order[i]], fill[order[i]]):
                 consumer = consumers[j]
                 unmet[consumer] -= 1
                 if unmet[consumer] == 0:
-                    heap_size = make_ready(h, consumer, heap_size)
+                    heap_size = make_ready(context, consumer, heap_size)
 
 
 @entry("int64(int64, int64, int64)")
@@ -576,7 +592,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     Returns 0, or OUT_OF_MEMORY.
     """
     h = headers(context)[0]
-    lowest = mark(h, targets, count)
+    lowest = mark(context, targets, count)
     if h.pending == 0:
         return 0
     highest = np_int(lowest)
@@ -586,11 +602,11 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     if h.pending <= DIRECT or h.autobatch == 0:
         for number in range(lowest, highest + 1):
             if stamp[number] == h.generation:
-                place_alone(h, number)
+                place_alone(context, number)
     else:
-        link_consumers(h, lowest, highest)
-        assign_keys(h, lowest, highest)
-        schedule(h, lowest, highest)
+        link_consumers(context, lowest, highest)
+        assign_keys(context, lowest, highest)
+        schedule(context, lowest, highest)
     return OUT_OF_MEMORY if h.value_top > h.value_end else 0
 
 

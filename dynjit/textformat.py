@@ -16,6 +16,7 @@ find the blocks behind them), and denormal numbers keep their value (DyNet write
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -88,6 +89,8 @@ def atomic_writer(path: str) -> Iterator[IO[bytes]]:
         with open(path, "wb") as file:
             yield file
         return
+    if os.path.exists(path) and not os.access(path, os.W_OK):  # replacing would get around the protection
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     folder, base = os.path.split(path)
     temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(8)}.tmp")
     try:

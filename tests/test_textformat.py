@@ -3,7 +3,10 @@
 import errno
 import os
 import random
+import signal
 import stat
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -155,9 +158,27 @@ def test_failure_in_the_middle_leaves_the_old_file(tmp_path, append):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_killed_in_the_middle_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model"
+    path.write_bytes(DYNET_FILE)
+    program = f"""
+import os, signal
+import numpy as np
+from dynjit.textformat import Block, write_blocks
+def blocks():
+    yield Block("Parameter", "/new", (100_000,), np.zeros(100_000, np.float32))
+    os.kill(os.getpid(), signal.SIGKILL)
+write_blocks({str(path)!r}, blocks())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == DYNET_FILE
+    write_blocks(path, [block()])
+    assert_same(find_block(path, "/W"), block())
+
+
 def test_full_disk_leaves_the_old_file(tmp_path):
     resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
     path = tmp_path / "model"
     path.write_bytes(DYNET_FILE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -185,6 +206,17 @@ def test_devices_are_written_and_never_replaced():
 def test_missing_folder_names_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere/model'$"):
         write_blocks(tmp_path / "nowhere" / "model", [block()])
+
+
+def test_folders_and_protected_files_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(IsADirectoryError):
+        write_blocks(tmp_path, [block()])
+    (tmp_path / "model").write_bytes(DYNET_FILE)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anything
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model"):
+        write_blocks(tmp_path / "model", [block()])
+    assert (tmp_path / "model").read_bytes() == DYNET_FILE
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_mode_and_link_are_kept(tmp_path):

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import scalars
 from dynjit.errors import ShapeError
-from dynjit.jit import scalar
-from dynjit.op import Case, define, native
-from dynjit.scalars import ONE
+from dynjit.jit import kernel, scalar
+from dynjit.op import Case, Operator, define, native
+from dynjit.scalars import INF, ONE, ZERO, exp, log, maximum
 from dynjit.shape import Result, Shape
 
 AXES = 4  # loops of a kernel, after axes that stretch alike have been joined
@@ -24,8 +23,8 @@ def stretched(operator: str, a: Shape, b: Shape) -> Result:
     inner_a = inner_b = 1
     for axis in range(rank):
         m, n = a.dim(axis), b.dim(axis)
-        if (m != n and 1 not in (m, n)) or (a.batch != b.batch and 1 not in (a.batch, b.batch)):
-            raise ShapeError(operator, "axes that are equal or 1, counted from the left, and mini-batches likewise", a, b)
+        if m != n and 1 not in (m, n):
+            raise ShapeError(operator, "axes that are equal or 1, counted from the left", a, b)
         size = m if n == 1 else n
         dims.append(size)
         step_a, step_b = (inner_a if m > 1 else 0), (inner_b if n > 1 else 0)
@@ -68,6 +67,7 @@ def binary(
     reference: Callable,
     doc: str,
     cases: tuple[Case, ...] = CASES,
+    shape: Callable[[str, Shape, Shape], Result] = stretched,
 ) -> Callable[[Any, Any], Any]:
     """The public function z = function(x, y), with dz/dx = slope0(x, y, z) and dz/dy = slope1(x, y, z)."""
     function, slope0, slope1 = scalar(function), scalar(slope0), scalar(slope1)
@@ -123,7 +123,7 @@ def binary(
     forward.__name__, d0.__name__, d1.__name__ = f"{name}_forward", f"{name}_d0", f"{name}_d1"
 
     def rule(a: Shape, b: Shape) -> Result:
-        return stretched(name, a, b)
+        return shape(name, a, b)
 
     def stretching_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         rank = max(x.ndim, y.ndim)
@@ -137,12 +137,20 @@ def binary(
 
     public.__name__ = public.__qualname__ = name
     public.__module__ = __name__
+    shapes = "shapes that are equal but for axes of size 1 (or missing behind), which stretch"
     public.__doc__ = f"""{doc}
 
-    x, y: shapes that are equal but for axes of size 1 (or missing behind), which stretch; mini-batches equal or 1.
+    x, y: {shapes if shape is stretched else "a matrix (rows, cols) and a vector (rows,)"}; mini-batches equal or 1.
     Raises ShapeError for other shapes.
     """
     return native(operator)(public)
+
+
+def columns(operator: str, x: Shape, y: Shape) -> Result:
+    """Shape rule: a matrix, and a vector that stretches over its columns."""
+    if len(x.dims) != 2 or y.cols != 1 or y.rows != x.rows:
+        raise ShapeError(operator, "x (rows, cols) and y (rows,)", x, y)
+    return stretched(operator, x, y)
 
 
 POSITIVE = tuple(Case(case.shapes, 0.5, 2) for case in CASES)
@@ -158,6 +166,11 @@ def second(x, y, z):  # type: ignore[no-untyped-def]
     return y
 
 
+@scalar
+def power_slope1(x, y, z):  # type: ignore[no-untyped-def]
+    return z * log(x) if z != ZERO else z  # at 0 the logarithm is infinite
+
+
 add = binary("add", lambda x, y: x + y, lambda x, y, z: ONE, lambda x, y, z: ONE,
     reference=lambda x, y: x + y, doc="x + y, elementwise.")  # fmt: skip
 subtract = binary("subtract", lambda x, y: x - y, lambda x, y, z: ONE, lambda x, y, z: -ONE,
@@ -166,5 +179,202 @@ cmult = binary("cmult", lambda x, y: x * y, second, first,
     reference=lambda x, y: x * y, doc="x * y, elementwise.")  # fmt: skip
 cdiv = binary("cdiv", lambda x, y: x / y, lambda x, y, z: ONE / y, lambda x, y, z: -z / y,
     reference=lambda x, y: x / y, cases=POSITIVE, doc="x / y, elementwise.")  # fmt: skip
-power = binary("pow", lambda x, y: x**y, lambda x, y, z: y * x ** (y - ONE), lambda x, y, z: z * scalars.log(x),
-    reference=lambda x, y: x**y, cases=POSITIVE, doc="x to the power of y, elementwise.")  # fmt: skip
+power = binary("pow", lambda x, y: x**y, lambda x, y, z: y * x ** (y - ONE), power_slope1,
+    reference=lambda x, y: x**y, cases=POSITIVE,
+    doc="x to the power of y, elementwise; NaN for x < 0 and a y that is not whole.")  # fmt: skip
+pow = power
+bmin = binary("bmin", lambda x, y: x if x < y else y, lambda x, y, z: ONE if x < y else ZERO,
+    lambda x, y, z: ZERO if x < y else ONE, reference=np.minimum,
+    doc="The smaller of x and y, elementwise; where they are equal, y gets the gradient.")  # fmt: skip
+bmax = binary("bmax", lambda x, y: x if x > y else y, lambda x, y, z: ONE if x > y else ZERO,
+    lambda x, y, z: ZERO if x > y else ONE, reference=np.maximum,
+    doc="The larger of x and y, elementwise; where they are equal, y gets the gradient.")  # fmt: skip
+colwise_add = binary("colwise_add", lambda x, y: x + y, lambda x, y, z: ONE, lambda x, y, z: ONE, shape=columns,
+    reference=lambda x, y: x + y, doc="x_rc + y_r: adds a vector to every column of a matrix.",
+    cases=(Case(((3, 4), (3,))), Case(((1, 1), (1,))), Case((((3, 4), 2), (3, 1))),
+           Case(((3, 4), ((3,), 2)))))  # fmt: skip
+
+
+# ---- lists of operands -----------------------------------------------------------------------------------------------
+# Operand p lies at arg[a + p]; its mini-batch arg[a + k + p] is the result's, or 1 and serves all items.
+
+
+def list_shape(operator: str) -> Callable[[list[Shape]], Shape]:
+    """The shape rule: equal dims, where axes of size 1 behind may be missing; the result has those of the first."""
+
+    def rule(operands: list[Shape]) -> Shape:
+        batches = {x.batch for x in operands} - {1}
+        rank = max(len(x.dims) for x in operands)
+        if len({x.dims + (1,) * (rank - len(x.dims)) for x in operands}) > 1 or len(batches) > 1:
+            raise ShapeError(operator, "expressions of equal dims, with mini-batches that are equal or 1", *operands)
+        return Shape(operands[0].dims, max(batches, default=1))
+
+    return rule
+
+
+def stacked(*operands: np.ndarray) -> np.ndarray:
+    """Operands of the dims of the first along a new first axis."""
+    return np.stack([x.reshape(operands[0].shape, order="F") for x in operands])
+
+
+LISTS = (
+    Case(((5,), (5,), (5,))), Case(((1,),) * 20), Case(((4,),)), Case((((3, 4), 2), (3, 4), ((3, 4), 2))),
+    Case(((3,), (3, 1), ((3,), 2))), Case(((40,), (40,)), -80, 80),
+)  # fmt: skip
+
+
+def public_list(operator: Operator, name: str, doc: str) -> Callable[[list[Any]], Any]:
+    """The public function of an operator on a list."""
+
+    def public(xs):  # type: ignore[no-untyped-def]
+        return operator(list(xs))
+
+    public.__name__ = public.__qualname__ = name
+    public.__module__ = __name__
+    public.__doc__ = f"""{doc}
+
+    xs: expressions of equal dims (axes of size 1 behind may be missing), mini-batches equal or 1.
+    Raises ValueError for an empty list, ShapeError for unequal dims.
+    """
+    return native(operator)(public)
+
+
+# ---- esum, average ---------------------------------------------------------------------------------------------------
+
+
+def summed(name: str, is_mean: bool, reference: Callable, doc: str) -> Callable[[list[Any]], Any]:
+    """The public function of the sum, or the mean, of a list."""
+
+    def forward(v, y, arg, a, k, item, batch):  # type: ignore[no-untyped-def]
+        n = item * batch
+        if n == 1:
+            total = ZERO
+            for p in range(k):
+                total += v[arg[a + p]]
+            v[y] = total
+        else:
+            for p in range(k):
+                run = n if arg[a + k + p] == batch else item
+                x = v[arg[a + p] : arg[a + p] + run]
+                for at in range(y, y + n, run):
+                    out = v[at : at + run]
+                    if p == 0:
+                        for i in range(run):
+                            out[i] = x[i]
+                    else:
+                        for i in range(run):
+                            out[i] += x[i]
+        if is_mean:
+            out, count = v[y : y + n], type(v[y])(k)
+            for i in range(n):
+                out[i] /= count
+
+    def d(g, y, arg, a, k, j, item, batch):  # type: ignore[no-untyped-def]
+        n = item * batch
+        run = n if arg[a + k + j] == batch else item
+        dx, count = g[arg[a + j] : arg[a + j] + run], type(g[y])(k if is_mean else 1)
+        for at in range(y, y + n, run):
+            dy = g[at : at + run]
+            for i in range(run):
+                dx[i] += dy[i] / count if is_mean else dy[i]
+
+    forward.__name__, d.__name__ = f"{name}_forward", f"{name}_d"
+    operator = define(name, shape=list_shape(name), params="X", forward=forward, backward=(d,), reference=reference,
+                      cases=LISTS)  # fmt: skip
+    return public_list(operator, name, doc)
+
+
+esum = summed("esum", False, lambda *xs: stacked(*xs).sum(0), "Sum of a list of expressions, elementwise.")
+average = summed("average", True, lambda *xs: stacked(*xs).mean(0), "Mean of a list of expressions, elementwise.")
+
+# ---- emax ------------------------------------------------------------------------------------------------------------
+
+
+def emax_shape(operands: list[Shape]) -> Result:
+    shape = list_shape("emax")(operands)
+    return Result(shape, scratch=shape.item)
+
+
+@kernel
+def emax_forward(v, y, s, arg, a, k, item, batch):
+    # the scratch holds each element's winner, the later one of equals
+    for p in range(k):
+        step = item if arg[a + k + p] == batch else 0
+        for b in range(batch):
+            x = v[arg[a + p] + b * step : arg[a + p] + b * step + item]
+            out, winner = v[y + b * item : y + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
+            for i in range(item):
+                if p == 0 or not x[i] < out[i]:
+                    out[i] = x[i]
+                    winner[i] = p
+
+
+@kernel
+def emax_d(v, g, y, s, arg, a, k, j, item, batch):
+    step = item if arg[a + k + j] == batch else 0
+    for b in range(batch):
+        dx = g[arg[a + j] + b * step : arg[a + j] + b * step + item]
+        dy, winner = g[y + b * item : y + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
+        for i in range(item):
+            if winner[i] == j:
+                dx[i] += dy[i]
+
+
+EMAX = define("emax", shape=emax_shape, params="X", forward=emax_forward, backward=(emax_d,),
+              reference=lambda *xs: stacked(*xs).max(0), cases=LISTS)  # fmt: skip
+emax = public_list(EMAX, "emax", "Maximum of a list of expressions, elementwise; the last of equals gets the gradient.")
+
+# ---- logsumexp -------------------------------------------------------------------------------------------------------
+
+
+def logsumexp_shape(operands: list[Shape]) -> Result:
+    shape = list_shape("logsumexp")(operands)
+    return Result(shape, scratch=shape.item)
+
+
+@kernel
+def logsumexp_forward(v, y, s, arg, a, k, item, batch):
+    n = item * batch
+    out, total = v[y : y + n], v[s : s + n]
+    for i in range(n):
+        out[i] = -INF
+        total[i] = ZERO
+    for p in range(k):
+        run = n if arg[a + k + p] == batch else item
+        x = v[arg[a + p] : arg[a + p] + run]
+        for at in range(y, y + n, run):
+            top = v[at : at + run]
+            for i in range(run):
+                top[i] = maximum(top[i], x[i])
+    for p in range(k):
+        run = n if arg[a + k + p] == batch else item
+        x = v[arg[a + p] : arg[a + p] + run]
+        for at in range(0, n, run):
+            top, part = v[y + at : y + at + run], v[s + at : s + at + run]
+            for i in range(run):
+                part[i] += exp(x[i] - top[i])
+    for i in range(n):
+        if out[i] - out[i] == ZERO:  # neither infinite nor NaN
+            out[i] += log(total[i])
+
+
+@kernel
+def logsumexp_d(v, g, y, arg, a, k, j, item, batch):
+    n = item * batch
+    run = n if arg[a + k + j] == batch else item
+    x, dx = v[arg[a + j] : arg[a + j] + run], g[arg[a + j] : arg[a + j] + run]
+    for at in range(y, y + n, run):
+        out, dy = v[at : at + run], g[at : at + run]
+        for i in range(run):
+            dx[i] += exp(x[i] - out[i]) * dy[i] if out[i] > -INF else ZERO
+
+
+def logsumexp_reference(*operands: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(stacked(*operands), axis=0)
+
+
+LOGSUMEXP = define("logsumexp", shape=logsumexp_shape, params="X", forward=logsumexp_forward, backward=(logsumexp_d,),
+                   reference=logsumexp_reference, cases=LISTS)  # fmt: skip
+logsumexp = public_list(
+    LOGSUMEXP, "logsumexp", "log(sum over the list of exp(x)), elementwise, in nats, without overflow or underflow."
+)

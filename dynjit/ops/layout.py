@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +12,8 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
-from dynjit.op import Case, define, native
-from dynjit.shape import Result, Shape
+from dynjit.op import NEVER, Case, define, native
+from dynjit.shape import MAX_RANK, Result, Shape, dims_of
 
 # ---- pick ------------------------------------------------------------------------------------------------------------
 
@@ -46,8 +48,12 @@ def pick_d0(g, x0, y, item, batch, step0, i0, i1, i2, ids):
                 dx[i] += dy[i]
 
 
+def pick_reference(x: np.ndarray, index: int, axis: int) -> np.ndarray:
+    return np.take(x, index, axis) if x.ndim > 1 else x[[index]]
+
+
 PICK = define("pick", shape=pick_shape, params="xdi", forward=pick_forward, backward=(pick_d0,),
-    reference=lambda x, index, axis: np.take(x, index, axis) if x.ndim > 1 else x[[index]],
+    reference=pick_reference,
     cases=(Case(((5,),), arguments=(2, 0)), Case(((1,),), arguments=(0, 0)), Case((((3, 4), 2),), arguments=(3, 1)),
            Case(((2, 3, 4),), arguments=(1, 1))))  # fmt: skip
 
@@ -61,9 +67,557 @@ def pick(e: Any, index: int = 0, dim: int = 0) -> Any:
     return PICK(e, index, dim)
 
 
+def pick_batch_shape(x: Shape, axis: int, count: int) -> Result:
+    if count < 1 or x.batch not in (1, count):
+        raise ShapeError("pick_batch", f"one index per mini-batch item, not {count}", x)
+    return pick_shape(Shape(x.dims, count), axis)
+
+
+PICK_BATCH = define("pick_batch", shape=pick_batch_shape, params="xDi", forward=pick_forward, backward=(pick_d0,),
+    reference=pick_reference,
+    cases=(Case((((5,), 3),), arguments=((2, 0, 4), 0)), Case(((1,),), arguments=((0,), 0)),
+           Case((((3, 4), 2),), arguments=((3, 1), 1)), Case(((3, 4),), arguments=((2, 2, 0, 1), 0))))  # fmt: skip
+
+
+@native(PICK_BATCH)
+def pick_batch(e: Any, indices: Sequence[int], dim: int = 0) -> Any:
+    """Position `indices[b]` of axis `dim` of mini-batch item b; the axis is removed.
+
+    e: any shape x len(indices); of an e without mini-batch the result is one nevertheless.
+    Raises ShapeError for another number of indices or a missing axis, IndexError for an index out of range.
+    """
+    return PICK_BATCH(e, list(indices), dim)
+
+
+# ---- pick_range ------------------------------------------------------------------------------------------------------
+
+
+def pick_range_shape(x: Shape, length: int, axis: int) -> Result:
+    if not 0 <= axis < len(x.dims) or not 0 < length <= x.dims[axis]:
+        raise ShapeError("pick_range", f"a range of 1 to all of an axis, not {length} of axis {axis}", x)
+    before, along, behind = x.around(axis)
+    dims = (*x.dims[:axis], length, *x.dims[axis + 1 :])
+    ints = (before, before * along, before * length, behind)
+    return Result(Shape(dims, x.batch), ints, bound=along - length + 1)
+
+
+@kernel
+def pick_range_forward(v, x0, y, item, item0, batch, i0, i1, i2, i3, ids):
+    for b in range(batch):
+        for c in range(i3):
+            at, to = x0 + b * item0 + c * i1 + ids[b] * i0, y + b * item + c * i2
+            x, out = v[at : at + i2], v[to : to + i2]
+            for i in range(i2):
+                out[i] = x[i]
+
+
+@kernel
+def pick_range_d0(g, x0, y, item, item0, batch, i0, i1, i2, i3, ids):
+    for b in range(batch):
+        for c in range(i3):
+            at, to = x0 + b * item0 + c * i1 + ids[b] * i0, y + b * item + c * i2
+            dx, dy = g[at : at + i2], g[to : to + i2]
+            for i in range(i2):
+                dx[i] += dy[i]
+
+
+PICK_RANGE = define("pick_range", shape=pick_range_shape, params="xdii", forward=pick_range_forward,
+    backward=(pick_range_d0,),
+    reference=lambda x, start, length, axis: np.take(x, range(start, start + length), axis),
+    cases=(Case(((5,),), arguments=(1, 3, 0)), Case(((1,),), arguments=(0, 1, 0)),
+           Case((((3, 4), 2),), arguments=(1, 2, 0)), Case((((3, 4), 2),), arguments=(2, 2, 1)),
+           Case(((2, 3, 4),), arguments=(1, 2, 1))))  # fmt: skip
+
+
+def pick_range(x: Any, s: int, e: int, d: int = 0) -> Any:
+    """Positions s to e - 1 of axis `d`.
+
+    x: any shape x batch.
+    Raises ShapeError for a missing axis and an empty range, IndexError for one that leaves the axis.
+    """
+    return PICK_RANGE(x, s, e - s, d)
+
+
+def pickrange(x: Any, s: int, e: int) -> Any:
+    """Positions s to e - 1 of the first axis: `pick_range(x, s, e)`."""
+    return pick_range(x, s, e)
+
+
+# ---- pick_batch_elem -------------------------------------------------------------------------------------------------
+
+
+def pick_batch_elem_shape(x: Shape, count: int = 1) -> Result:
+    if count < 1:
+        raise ValueError(errors.located("pick_batch_elems: needs one index or more, got none"))
+    return Result(Shape(x.dims, count), ints=(count, x.batch), bound=x.batch)
+
+
+@kernel
+def pick_batch_elem_forward(v, x0, y, item, batch, i0, i1, ids):
+    for b in range(batch):
+        at = x0 + (b // i0 * i1 + ids[b]) * item
+        x, out = v[at : at + item], v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = x[i]
+
+
+@kernel
+def pick_batch_elem_d0(g, x0, y, item, batch, i0, i1, ids):
+    for b in range(batch):
+        at = x0 + (b // i0 * i1 + ids[b]) * item
+        dx, dy = g[at : at + item], g[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            dx[i] += dy[i]
+
+
+PICK_BATCH_ELEM = define("pick_batch_elem", shape=pick_batch_elem_shape, params="xd",
+    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,),
+    reference=lambda x, index: x if index == 0 and x.ndim < 3 else x[..., index],
+    cases=(Case((((3, 4), 3),), arguments=(2,)), Case(((1,),), arguments=(0,))))  # fmt: skip
+
+
+@native(PICK_BATCH_ELEM)
+def pick_batch_elem(x: Any, v: int) -> Any:
+    """Item v of the mini-batch, without mini-batch.
+
+    x: any shape x batch.  Raises IndexError unless 0 <= v < batch.
+    """
+    return PICK_BATCH_ELEM(x, v)
+
+
+PICK_BATCH_ELEMS = define("pick_batch_elems", shape=pick_batch_elem_shape, params="xD",
+    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,),
+    reference=lambda x, index: x if isinstance(index, int) else x[..., index[0]],
+    cases=(Case((((3, 4), 3),), arguments=((0, 1, 2, 0),)), Case((((3,), 2),), arguments=((1,),)),
+           Case(((3,),), arguments=((0, 0),)), Case(((1,),), arguments=((0,),))))  # fmt: skip
+
+
+@native(PICK_BATCH_ELEMS)
+def pick_batch_elems(x: Any, vs: Sequence[int]) -> Any:
+    """Items vs of the mini-batch, in that order, repeats allowed.
+
+    x: any shape x batch; the result: that shape x len(vs).  Raises IndexError unless all 0 <= v < batch.
+    """
+    return PICK_BATCH_ELEMS(x, list(vs))
+
+
+# ---- concatenate -----------------------------------------------------------------------------------------------------
+
+
+def concatenate_shape(xs: list[Shape], axis: int = 1) -> Result:
+    """ints: runs, and the elements of a run that lie before each operand and in total."""
+    rank = max(axis + 1, *(len(x.dims) for x in xs))
+    batch = max(x.batch for x in xs)
+    around = {tuple(x.dim(k) for k in range(rank) if k != axis) for x in xs}
+    longest = max(len(x.dims) for x in xs)
+    if not 0 <= axis <= min(longest, MAX_RANK - 1) or len(around) > 1 or any(x.batch not in (1, batch) for x in xs):
+        needs = f"equal sizes but along axis {axis}, which is at most the rank, and mini-batches that are equal or 1"
+        raise ShapeError("concatenate", needs, *xs)
+    dims = [xs[0].dim(k) for k in range(rank)]
+    before, starts = math.prod(dims[:axis]), [0]
+    for x in xs:
+        starts.append(starts[-1] + before * x.dim(axis))
+    dims[axis] = sum(x.dim(axis) for x in xs)
+    return Result(Shape(tuple(dims), batch), ints=(math.prod(dims[axis + 1 :]), *starts))
+
+
+@kernel
+def concatenate_forward(v, y, arg, a, k, ints, item, batch):
+    runs, total = ints[0], ints[1 + k]
+    for p in range(k):
+        start, size = ints[1 + p], ints[2 + p] - ints[1 + p]
+        step = size * runs if arg[a + k + p] == batch else 0
+        for b in range(batch):
+            for c in range(runs):
+                at, to = arg[a + p] + b * step + c * size, y + b * item + c * total + start
+                x, out = v[at : at + size], v[to : to + size]
+                for i in range(size):
+                    out[i] = x[i]
+
+
+@kernel
+def concatenate_d(g, y, arg, a, k, j, ints, item, batch):
+    runs, total = ints[0], ints[1 + k]
+    start, size = ints[1 + j], ints[2 + j] - ints[1 + j]
+    step = size * runs if arg[a + k + j] == batch else 0
+    for b in range(batch):
+        for c in range(runs):
+            at, to = arg[a + j] + b * step + c * size, y + b * item + c * total + start
+            dx, dy = g[at : at + size], g[to : to + size]
+            for i in range(size):
+                dx[i] += dy[i]
+
+
+def concatenate_reference(*xs: Any) -> np.ndarray:
+    axis = xs[-1] if isinstance(xs[-1], int) else 1
+    arrays = [x for x in xs if isinstance(x, np.ndarray)]
+    rank = max(axis + 1, *(x.ndim for x in arrays))
+    return np.concatenate([x.reshape(x.shape + (1,) * (rank - x.ndim)) for x in arrays], axis)
+
+
+CONCATENATE = define("concatenate", shape=concatenate_shape, params="Xi", forward=concatenate_forward,
+    backward=(concatenate_d,), reference=concatenate_reference,
+    cases=(Case(((5,), (1,), (2,)), arguments=(0,)), Case(((1,),), arguments=(0,)),
+           Case((((3, 4), 2), (2, 4), ((1, 4), 2)), arguments=(0,)), Case((((3, 4), 2), (3,)), arguments=(1,)),
+           Case(((2, 3, 4), (2, 1, 4)), arguments=(1,)), Case(((3,), (3,)), arguments=(1,)),
+           Case(((2, 3), (2, 3)), arguments=(2,))))  # fmt: skip
+
+
+@native(CONCATENATE)
+def concatenate(xs: Sequence[Any], d: int = 0) -> Any:
+    """The operands one behind the other along axis `d`.
+
+    xs: shapes that are equal but along the axis; mini-batches equal or 1.  `d` may be the rank.
+    Raises ShapeError for other shapes, ValueError for an empty list.
+    """
+    return CONCATENATE(list(xs), d)
+
+
+CONCATENATE_COLS = define("concatenate_cols", shape=concatenate_shape, params="X", forward=concatenate_forward,
+    backward=(concatenate_d,), reference=concatenate_reference,
+    cases=(Case(((3,), (3,))), Case(((1,),)), Case((((3, 2), 2), (3,)))))  # fmt: skip
+
+
+@native(CONCATENATE_COLS)
+def concatenate_cols(xs: Sequence[Any]) -> Any:
+    """The operands as columns, one behind the other: `concatenate(xs, 1)`."""
+    return CONCATENATE_COLS(list(xs))
+
+
+# ---- concatenate_to_batch --------------------------------------------------------------------------------------------
+
+
+def concatenate_to_batch_shape(xs: list[Shape]) -> Result:
+    """ints: the elements before each operand, and in total."""
+    if len({x.dims for x in xs}) > 1:
+        raise ShapeError("concatenate_to_batch", "equal shapes", *xs)
+    starts = [0]
+    for x in xs:
+        starts.append(starts[-1] + x.size)
+    return Result(Shape(xs[0].dims, sum(x.batch for x in xs)), ints=tuple(starts))
+
+
+@kernel
+def concatenate_to_batch_forward(v, y, arg, a, k, ints):
+    for p in range(k):
+        size = ints[p + 1] - ints[p]
+        x, out = v[arg[a + p] : arg[a + p] + size], v[y + ints[p] : y + ints[p] + size]
+        for i in range(size):
+            out[i] = x[i]
+
+
+@kernel
+def concatenate_to_batch_d(g, y, arg, a, j, ints):
+    size = ints[j + 1] - ints[j]
+    dx, dy = g[arg[a + j] : arg[a + j] + size], g[y + ints[j] : y + ints[j] + size]
+    for i in range(size):
+        dx[i] += dy[i]
+
+
+CONCATENATE_TO_BATCH = define("concatenate_to_batch", shape=concatenate_to_batch_shape, params="X",
+    forward=concatenate_to_batch_forward, backward=(concatenate_to_batch_d,),
+    group=NEVER,  # a group's operands lie end to end each, their joins do not
+    reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
+
+
+@native(CONCATENATE_TO_BATCH)
+def concatenate_to_batch(xs: Sequence[Any]) -> Any:
+    """One mini-batch of all items of the operands' mini-batches.
+
+    xs: equal shapes x any batch.  Raises ShapeError for other shapes, ValueError for an empty list.
+    """
+    return CONCATENATE_TO_BATCH(list(xs))
+
+
+# ---- reshape ---------------------------------------------------------------------------------------------------------
+
+
+def reshape_shape(x: Shape, *numbers: int) -> Shape:
+    shape = Shape(numbers[:-1], numbers[-1])
+    if shape.size == x.size:
+        return shape
+    if shape.batch == 1 and shape.item == x.item:
+        return Shape(shape.dims, x.batch)
+    raise ShapeError("reshape", f"as many elements as {shape}", x)
+
+
+RESHAPE = define("reshape", shape=reshape_shape, params="xI", view=True,
+    reference=lambda x, numbers: x.reshape(-1, order="F"),
+    cases=(Case(((6,),), arguments=((3, 2, 1),)), Case(((1,),), arguments=((1, 1),)),
+           Case((((3, 4), 2),), arguments=((4, 3, 2),)), Case((((3, 4), 2),), arguments=((12, 1),))))  # fmt: skip
+
+
+def reshape(x: Any, d: Any, batch_size: int = 1) -> Any:
+    """The same elements, in memory order, under other dims and another mini-batch size; nothing is copied.
+
+    d: int or tuple.  If `d` alone has the elements of one mini-batch item of x, the mini-batch stays.
+    Raises ShapeError if the numbers of elements differ.
+    """
+    return RESHAPE(x, (*dims_of("reshape", d), batch_size))
+
+
+# ---- transpose, strided_select: elements at regular distances --------------------------------------------------------
+
+
+def strided(dims: Sequence[int], steps: Sequence[int], base: int, x: Shape, items: tuple[int, int, int]) -> Result:
+    """Result whose axis k steps by steps[k] elements through an item of x.
+
+    items: how many, from which on, and step, of the mini-batch.
+    ints: items, mini-batch of x, base, number of axes, then length and step of each; axes that step alike are joined.
+    """
+    loops = [[1, 1]]
+    for size, step in zip(dims, steps, strict=True):
+        if loops[-1][0] == 1:
+            loops[-1] = [size, step]
+        elif step == loops[-1][0] * loops[-1][1]:
+            loops[-1][0] *= size
+        elif size > 1:
+            loops.append([size, step])
+    numbers = (number for loop in loops for number in loop)
+    return Result(Shape(tuple(dims), items[0]), ints=(*items, x.batch, base, len(loops), *numbers))
+
+
+@kernel
+def strided_forward(v, x0, y, item, item0, batch, ints):
+    length, step = ints[6], ints[7]
+    for b in range(batch):
+        first = x0 + (b // ints[0] * ints[3] + ints[1] + b % ints[0] * ints[2]) * item0 + ints[4]
+        for c in range(item // length):
+            at, rest = first, c
+            for k in range(1, ints[5]):
+                at += rest % ints[6 + 2 * k] * ints[7 + 2 * k]
+                rest //= ints[6 + 2 * k]
+            x = v[at : at + (length - 1) * step + 1]
+            out = v[y + b * item + c * length : y + b * item + (c + 1) * length]
+            for i in range(length):
+                out[i] = x[i * step]
+
+
+@kernel
+def strided_d0(g, x0, y, item, item0, batch, ints):
+    length, step = ints[6], ints[7]
+    for b in range(batch):
+        first = x0 + (b // ints[0] * ints[3] + ints[1] + b % ints[0] * ints[2]) * item0 + ints[4]
+        for c in range(item // length):
+            at, rest = first, c
+            for k in range(1, ints[5]):
+                at += rest % ints[6 + 2 * k] * ints[7 + 2 * k]
+                rest //= ints[6 + 2 * k]
+            dx = g[at : at + (length - 1) * step + 1]
+            dy = g[y + b * item + c * length : y + b * item + (c + 1) * length]
+            for i in range(length):
+                dx[i * step] += dy[i]
+
+
+def transpose_shape(x: Shape, *axes: int) -> Result:
+    if sorted(axes) != list(range(len(axes))) or len(axes) < len(x.dims):
+        raise ShapeError("transpose", f"an order of all axes, not {axes}", x)
+    steps = [x.around(axis)[0] for axis in axes]
+    return strided([x.dim(axis) for axis in axes], steps, 0, x, (x.batch, 0, 1))
+
+
+TRANSPOSE = define("transpose", shape=transpose_shape, params="xI", forward=strided_forward, backward=(strided_d0,),
+    reference=lambda x, axes: x.reshape(x.shape + (1,) * (len(axes) - x.ndim)).transpose(axes),
+    cases=(Case(((5,),), arguments=((1, 0),)), Case(((1,),), arguments=((0,),)),
+           Case((((3, 4), 2),), arguments=((1, 0),)), Case((((2, 3, 4), 2),), arguments=((2, 0, 1),)),
+           Case(((2, 3, 4),), arguments=((0, 2, 1),)), Case(((2, 3, 2, 2),), arguments=((3, 1, 0, 2),))))  # fmt: skip
+
+
+def transpose(x: Any, dims: Sequence[int] = (1, 0)) -> Any:
+    """The axes of x in the order `dims`: y_rc = x_cr of a matrix; a vector (n,) becomes (1, n).
+
+    x: any shape x batch.  Raises ShapeError unless `dims` has each axis once.
+    """
+    return TRANSPOSE(x, tuple(dims))
+
+
+END = -1  # a range goes to the end of its axis
+
+
+def strided_select_shape(x: Shape, *numbers: int) -> Result:
+    """numbers: step, start and stop of each axis; behind the last axis, of the mini-batch."""
+    sizes = (*x.dims, x.batch)
+    ranges = [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
+    if len(ranges) > len(sizes):
+        raise ShapeError("strided_select", f"a range per axis and one for the mini-batch, not {len(ranges)}", x)
+    ranges += [(1, 0, END)] * (len(sizes) - len(ranges))
+    dims, steps, base, inner = [], [], 0, 1
+    for size, (step, start, stop) in zip(sizes, ranges, strict=True):
+        stop = size if stop == END else stop
+        if step < 1 or not 0 <= start < stop <= size:
+            needs = f"steps of 1 or more and ranges within the axes, not {start}:{stop}:{step}"
+            raise ShapeError("strided_select", needs, x)
+        dims.append(-(-(stop - start) // step))
+        steps.append(inner * step)
+        base += inner * start
+        inner *= size
+    step, start, _ = ranges[-1]
+    return strided(dims[:-1], steps[:-1], base - start * x.item, x, (dims[-1], start, step))
+
+
+def strided_select_reference(x: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    ranges = [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
+    return x[tuple(slice(start, None if stop == END else stop, step) for step, start, stop in ranges[: x.ndim])]
+
+
+STRIDED_SELECT = define("strided_select", shape=strided_select_shape, params="xI",
+    forward=strided_forward, backward=(strided_d0,), reference=strided_select_reference,
+    cases=(Case(((7,),), arguments=((2, 1, 6),)), Case(((1,),), arguments=((1, 0, END),)),
+           Case((((3, 4), 2),), arguments=((2, 0, 3, 1, 1, 3),)),
+           Case((((4, 5), 2),), arguments=((1, 0, 4, 2, 1, END),)),
+           Case(((5, 3, 6),), arguments=((3, 1, END, 1, 1, 3, 2, 0, 5),)),
+           Case((((3, 4), 3),), arguments=((1, 1, 3, 1, 0, END, 1, 2, 3),))))  # fmt: skip
+
+
+def strided_select(x: Any, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int] = ()) -> Any:
+    """Every strides[k]-th position from range_from[k] to range_to[k] - 1 of each axis k.
+
+    One entry more than the rank is for the mini-batch.  The lists may be short: missing ranges are whole axes.
+    Raises ShapeError for steps below 1 and ranges that are empty or leave their axis.
+    """
+    count = max(len(strides), len(range_from), len(range_to))
+    lists = ((list(given) + [missing] * count)[:count]
+             for given, missing in ((strides, 1), (range_from, 0), (range_to, END)))  # fmt: skip
+    return STRIDED_SELECT(x, tuple(number for numbers in zip(*lists, strict=True) for number in numbers))
+
+
+# ---- select_rows, select_cols ----------------------------------------------------------------------------------------
+
+
+def select_rows(x: Any, rs: Sequence[int]) -> Any:
+    """Positions rs of the first axis, in that order, repeats allowed.
+
+    x: (rows, ...) x batch; the result: (len(rs), ...) x batch.  Raises IndexError unless all 0 <= r < rows.
+    """
+    dims, batch = x.dim()
+    check_indices("select_rows", rs, dims[0])
+    rest = math.prod(dims[1:]) * batch
+    picked = pick_batch(reshape(x, (dims[0], rest)), rs)  # (rest,) x len(rs)
+    return reshape(transpose(reshape(picked, (rest, len(rs)))), (len(rs), *dims[1:]), batch)
+
+
+def select_cols(x: Any, cs: Sequence[int]) -> Any:
+    """Columns cs of a matrix, in that order, repeats allowed.
+
+    x: (rows, cols) x batch; the result: (rows, len(cs)) x batch.
+    Raises ShapeError unless x is a matrix, IndexError unless all 0 <= c < cols.
+    """
+    dims, batch = x.dim()
+    if len(dims) != 2:
+        raise ShapeError("select_cols", "a matrix (rows, cols)", Shape(dims, batch))
+    check_indices("select_cols", cs, dims[1])
+    columns = [b * dims[1] + c for b in range(batch) for c in cs]
+    picked = pick_batch(reshape(x, (dims[0], dims[1] * batch)), columns, 1)  # (rows,) x len(columns)
+    return reshape(picked, (dims[0], len(cs)), batch)
+
+
+def check_indices(name: str, indices: Sequence[int], size: int) -> None:
+    """Raises ValueError for no indices, IndexError for one out of range."""
+    if len(indices) == 0:
+        raise ValueError(errors.located(f"{name}: needs one index or more, got none"))
+    for index in indices:
+        if not 0 <= index < size:
+            raise IndexError(errors.located(f"{name}: needs indices from 0 to {size - 1}, got {index}"))
+
+
+# ---- subscripts ------------------------------------------------------------------------------------------------------
+
+
+def whole(number: Any) -> int:
+    """An int of a subscript."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(errors.located(f"[]: needs ints and slices of ints, got {type(number).__name__}")) from None
+
+
+def position(index: Any, size: int) -> int:
+    """An int entry of a subscript, counted from the end if negative."""
+    number = whole(index)
+    if not -size <= number < size:
+        raise IndexError(errors.located(f"[]: needs an index from {-size} to {size - 1}, got {number}"))
+    return number % size
+
+
+def span(index: slice, size: int) -> tuple[int, int, int]:
+    """Step, start and stop of a slice of a subscript; ends are counted from the end of the axis if negative."""
+    given = ((index.start, 0), (index.stop, size), (index.step, 1))
+    start, stop, step = (missing if number is None else whole(number) for number, missing in given)
+    first, behind = (number + size if number < 0 else number for number in (start, stop))
+    if step < 1 or not 0 <= first < behind <= size:
+        raise ValueError(
+            errors.located(f"[]: needs a step of 1 or more and a range within 0:{size} that is not empty, "
+                           f"got {start}:{stop}:{step}")
+        )  # fmt: skip
+    return step, first, behind
+
+
 def subscript(e: Any, shape: Shape, index: Any) -> Any:
-    """e[index]: an int picks along the first axis."""
-    size = shape.rows
-    if not -size <= index < size:
-        raise IndexError(errors.located(f"[]: needs an index from {-size} to {size - 1}, got {index}"))
-    return pick(e, index % size, 0)
+    """e[index] of an expression with a shape, as in NumPy: an entry per axis, one more for the mini-batch.
+
+    An int picks a position and removes the axis, a slice keeps a range; both may count from the end.
+    Raises IndexError for a position out of range and for too many entries, TypeError for what is neither int nor slice,
+    ValueError for a step below 1 and for a range that is empty or leaves the axis.
+    """
+    entries = index if isinstance(index, tuple) else (index,)
+    rank, sizes = len(shape.dims), (*shape.dims, shape.batch)
+    if len(entries) > rank + 1:
+        raise IndexError(errors.located(f"[]: needs at most {rank + 1} entries for {shape}, got {len(entries)}"))
+    places = [
+        span(entry, size) if isinstance(entry, slice) else position(entry, size)
+        for entry, size in zip(entries, sizes, strict=False)
+    ]
+    for axis in reversed(range(len(places))):
+        if isinstance(places[axis], int):
+            e = pick(e, places[axis], axis) if axis < rank else pick_batch_elem(e, places[axis])
+    kept = [(place, size) for place, size in zip(places[:rank], sizes, strict=False) if not isinstance(place, int)]
+    ranges = [place for place, _ in kept]
+    parts = [axis for axis, (place, size) in enumerate(kept) if place != (1, 0, size)]
+    if len(places) > rank and places[rank] != (1, 0, shape.batch) and not isinstance(places[rank], int):
+        ranges = [*(ranges or [(1, 0, END)]), places[rank]]
+    elif len(parts) == 1 and ranges[parts[0]][0] == 1:
+        return pick_range(e, *ranges[parts[0]][1:], parts[0])
+    elif not parts and len(kept) < len(places):
+        return e
+    return STRIDED_SELECT(e, tuple(number for place in ranges for number in place))
+
+
+# ---- fold_rows -------------------------------------------------------------------------------------------------------
+
+
+def fold_rows_shape(x: Shape, nrows: int) -> Shape:
+    if nrows < 1 or x.rows % nrows:
+        raise ShapeError("fold_rows", f"rows that are a multiple of {nrows}", x)
+    return Shape((x.rows // nrows, *x.dims[1:]), x.batch)
+
+
+@kernel
+def fold_rows_forward(v, x0, y, n, i0):
+    x, out = v[x0 : x0 + n * i0], v[y : y + n]
+    for i in range(n):
+        out[i] = x[i * i0]
+        for r in range(1, i0):
+            out[i] += x[i * i0 + r]
+
+
+@kernel
+def fold_rows_d0(g, x0, y, n, i0):
+    dx, dy = g[x0 : x0 + n * i0], g[y : y + n]
+    for i in range(n):
+        for r in range(i0):
+            dx[i * i0 + r] += dy[i]
+
+
+FOLD_ROWS = define("fold_rows", shape=fold_rows_shape, params="xi", forward=fold_rows_forward, backward=(fold_rows_d0,),
+    reference=lambda x, nrows: x.reshape((nrows, -1, *x.shape[1:]), order="F").sum(0),
+    cases=(Case(((6,),), arguments=(3,)), Case(((1,),), arguments=(1,)),
+           Case((((4, 3), 2),), arguments=(2,))))  # fmt: skip
+
+
+@native(FOLD_ROWS)
+def fold_rows(x: Any, nrows: int = 2) -> Any:
+    """Sums of `nrows` consecutive rows each: y_rc = sum_k x_(r nrows + k)c.
+
+    x: (rows, ...) x batch; the result: (rows / nrows, ...) x batch.  Raises ShapeError unless nrows divides rows.
+    """
+    return FOLD_ROWS(x, nrows)

@@ -158,3 +158,19 @@ def zeros(dim: Any, batch_size: int = 1) -> Any:
 def ones(dim: Any, batch_size: int = 1) -> Any:
     """A tensor of ones; see `constant`."""
     return constant(dim, 1.0, batch_size)
+
+
+# ---- rows of lookup tables, as DyNet names them ----------------------------------------------------------------------
+
+
+def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
+    """Row `index` of a lookup table, as a tensor of the row's shape.
+
+    update: whether the row gets a gradient.  Raises IndexError for a row that is not there.
+    """
+    return lookup_row(p if update else p.constant(), index)
+
+
+def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
+    """Rows of a lookup table as a mini-batch; see `lookup`.  Raises ValueError for an empty list."""
+    return lookup_rows(p if update else p.constant(), indices)

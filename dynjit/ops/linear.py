@@ -173,3 +173,77 @@ def affine_transform(exprs: list[Any]) -> Any:
     Raises ShapeError for an even number of operands, or shapes that do not fit.
     """
     return AFFINE_TRANSFORM(exprs)
+
+
+# ---- add_product -----------------------------------------------------------------------------------------------------
+
+
+def add_product_shape(p: Shape, w: Shape, x: Shape) -> Shape:
+    result = product_shape(w, x)
+    if p.dims != result.dims or (p.batch != result.batch and 1 not in (p.batch, result.batch)):
+        raise ShapeError("add_product", "p of the shape of W x, with mini-batches that are equal or 1", p, w, x)
+    return Shape(result.dims, max(p.batch, result.batch))
+
+
+@kernel
+def add_product_forward(v, x0, x1, x2, y, rows, cols, item, batch, item1, rows2, batch1, step0, step1, step2):
+    for b in range(batch):
+        p, out = v[x0 + b * step0 : x0 + b * step0 + item], v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = p[i]
+    columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
+    for b in range(repeats):
+        at1, at2, at = x1 + b * step1, x2 + b * step2, y + b * item
+        w, x, out = v[at1 : at1 + item1], v[at2 : at2 + rows2 * columns], v[at : at + rows * columns]
+        gemm_nn(w, x, out, rows, columns, rows2, 1)
+
+
+@kernel
+def add_product_d0(g, x0, y, item, batch, step0):
+    for b in range(batch):
+        dp, dy = g[x0 + b * step0 : x0 + b * step0 + item], g[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            dp[i] += dy[i]
+
+
+@kernel
+def add_product_d1(v, g, x1, x2, y, rows, cols, item, batch, item1, rows2, batch1, step1, step2):
+    columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
+    for b in range(repeats):
+        at1, at2, at = x1 + b * step1, x2 + b * step2, y + b * item
+        dw, x, dy = g[at1 : at1 + item1], v[at2 : at2 + rows2 * columns], g[at : at + rows * columns]
+        gemm_nt(dy, x, dw, rows, rows2, columns, 1)
+
+
+@kernel
+def add_product_d2(v, g, x1, x2, y, rows, cols, item, batch, item1, rows2, batch1, step1, step2):
+    columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
+    for b in range(repeats):
+        at1, at2, at = x1 + b * step1, x2 + b * step2, y + b * item
+        w, dx, dy = v[at1 : at1 + item1], g[at2 : at2 + rows2 * columns], g[at : at + rows * columns]
+        gemm_tn(w, dy, dx, rows2, columns, rows, 1)
+
+
+ADD_PRODUCT = define(
+    "add_product",
+    shape=add_product_shape,
+    params="xxx",
+    forward=add_product_forward,
+    backward=(add_product_d0, add_product_d1, add_product_d2),
+    group=(STACKED, SHARED, STACKED),
+    reference=lambda p, w, x: p + w @ x,
+    cases=(
+        Case(((3,), (3, 4), (4,))), Case(((1,), (1, 1), (1,))), Case((((3, 2), 3), (3, 4), ((4, 2), 3))),
+        Case(((3,), (3, 4), ((4,), 2))), Case((((3,), 2), (3, 4), (4,))), Case((((3,), 2), ((3, 4), 2), (4,))),
+    ),
+)  # fmt: skip
+
+
+@native(ADD_PRODUCT)
+def add_product(p: Any, w: Any, x: Any) -> Any:
+    """p + W x, with a p of each node's own: a recurrent network's step whose inputs have been multiplied ahead.
+
+    p: the shape of W x;  w: (rows, k);  x: (k, cols) or (k,);  mini-batches equal or 1.
+    Raises ShapeError unless the shapes fit.
+    """
+    return ADD_PRODUCT(p, w, x)

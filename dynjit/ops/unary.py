@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dynjit import scalars
-from dynjit.jit import scalar
-from dynjit.op import Case, define, native
+from dynjit import errors, scalars
+from dynjit.errors import NoCudaError
+from dynjit.jit import kernel, scalar
+from dynjit.op import Case, Operator, define, native
 from dynjit.scalars import HALF, ONE, TWO, ZERO
 from dynjit.shape import Shape
 
+THREE, TWO_OVER_ROOT_PI = np.float32(3), np.float32(2 / math.sqrt(math.pi))
 GENERAL = (Case(((5,),)), Case(((1,),)), Case((((3, 4), 2),)))
+
+
+def within(low: float, high: float) -> tuple[Case, ...]:
+    """The general cases with another domain."""
+    return tuple(replace(case, low=low, high=high) for case in GENERAL)
+
+
+EXTREME = (*GENERAL, Case(((6,),), -80, 80))
+POSITIVE = within(0.1, 3)
 
 
 def same_shape(x: Shape) -> Shape:
@@ -58,9 +70,10 @@ def unary(
 # ---- with a number ---------------------------------------------------------------------------------------------------
 
 
-def with_number(name: str, function: Callable, slope: Callable, *, reference: Callable, doc: str,
-                cases: tuple[Case, ...]) -> Callable[[Any, float], Any]:  # fmt: skip
-    """The function y = function(x, number), elementwise, with dy/dx = slope(x, y, number)."""
+def number_operator(
+    name: str, function: Callable, slope: Callable, *, reference: Callable, cases: tuple[Case, ...]
+) -> Operator:
+    """The operator y = function(x, number), elementwise, with dy/dx = slope(x, y, number)."""
     function, slope = scalar(function), scalar(slope)
 
     def forward(v, x0, y, n, f0):  # type: ignore[no-untyped-def]
@@ -74,8 +87,18 @@ def with_number(name: str, function: Callable, slope: Callable, *, reference: Ca
             dx[i] += dy[i] * slope(x[i], out[i], f0)
 
     forward.__name__, d0.__name__ = f"{name}_forward", f"{name}_d0"
-    operator = define(name, shape=same_shape, params="xf", forward=forward, backward=(d0,), reference=reference,
-                      cases=cases)  # fmt: skip
+    return define(name, shape=same_shape, params="xf", forward=forward, backward=(d0,), reference=reference,
+                  cases=cases)  # fmt: skip
+
+
+NUMBER = (Case(((5,),), arguments=(1.5,)), Case(((1,),), arguments=(-2.0,)), Case((((3, 4), 2),), arguments=(0.3,)))
+
+
+def with_number(
+    name: str, function: Callable, slope: Callable, *, reference: Callable, doc: str, cases: tuple[Case, ...] = NUMBER
+) -> Callable[[Any, float], Any]:
+    """The function y = function(x, number) of an expression and a number."""
+    operator = number_operator(name, function, slope, reference=reference, cases=cases)
 
     def public(x, number):  # type: ignore[no-untyped-def]
         return operator(x, float(number))
@@ -86,17 +109,15 @@ def with_number(name: str, function: Callable, slope: Callable, *, reference: Ca
     return native(operator)(public)
 
 
-NUMBER = (Case(((5,),), arguments=(1.5,)), Case(((1,),), arguments=(-2.0,)), Case((((3, 4), 2),), arguments=(0.3,)))
-
 add_number = with_number("add_number", lambda x, c: x + c, lambda x, y, c: ONE,
-    reference=lambda x, c: x + c, cases=NUMBER, doc="x + number.")  # fmt: skip
+    reference=lambda x, c: x + c, doc="x + number.")  # fmt: skip
 number_minus = with_number("number_minus", lambda x, c: c - x, lambda x, y, c: -ONE,
-    reference=lambda x, c: c - x, cases=NUMBER, doc="number - x.")  # fmt: skip
+    reference=lambda x, c: c - x, doc="number - x.")  # fmt: skip
 scale = with_number("scale", lambda x, c: x * c, lambda x, y, c: c,
-    reference=lambda x, c: x * c, cases=NUMBER, doc="x * number.")  # fmt: skip
+    reference=lambda x, c: x * c, doc="x * number.")  # fmt: skip
 number_over = with_number("number_over", lambda x, c: c / x, lambda x, y, c: -y / x,
     reference=lambda x, c: c / x, doc="number / x.",
-    cases=tuple(Case(case.shapes, 0.5, 2, case.arguments) for case in NUMBER))  # fmt: skip
+    cases=tuple(replace(case, low=0.5, high=2) for case in NUMBER))  # fmt: skip
 
 # ---- functions of x --------------------------------------------------------------------------------------------------
 
@@ -112,17 +133,30 @@ def squared(x):  # type: ignore[no-untyped-def]
 
 
 @scalar
+def cubed(x):  # type: ignore[no-untyped-def]
+    return x * x * x
+
+
+@scalar
 def rectified(x):  # type: ignore[no-untyped-def]
     return max(x, x * ZERO)  # ZERO of the type of x; NaN stays
 
 
 @scalar
-def root(x):  # type: ignore[no-untyped-def]
-    return math.sqrt(x)
+def sign(x, y):  # type: ignore[no-untyped-def]
+    return ONE if x > ZERO else (-ONE if x < ZERO else ZERO)
 
 
-EXTREME = (*GENERAL, Case(((6,),), -80, 80))
-POSITIVE = tuple(Case(case.shapes, 0.1, 3) for case in GENERAL)
+@scalar
+def softened_sign(x):  # type: ignore[no-untyped-def]
+    return x / (ONE + math.fabs(x))
+
+
+@scalar
+def softened_sign_slope(x, y):  # type: ignore[no-untyped-def]
+    root = ONE + math.fabs(x)
+    return ONE / (root * root)
+
 
 negate = unary("negate", negated, lambda x, y: -ONE, reference=lambda x: -x, doc="-x.")
 tanh = unary("tanh", scalars.tanh, lambda x, y: ONE - y * y, reference=np.tanh, cases=EXTREME,
@@ -131,10 +165,226 @@ logistic = unary("logistic", scalars.logistic, lambda x, y: y * (ONE - y), cases
     reference=lambda x: 1 / (1 + np.exp(-x)), doc="Logistic function, elementwise: y = 1 / (1 + exp(-x)).")  # fmt: skip
 rectify = unary("rectify", rectified, lambda x, y: ONE if x > ZERO else ZERO, reference=lambda x: np.maximum(x, 0),
     doc="y = max(x, 0), elementwise; the gradient at 0 is 0.")  # fmt: skip
-exp = unary("exp", scalars.exp, lambda x, y: y, reference=np.exp,
+exp = unary("exp", scalars.exp, lambda x, y: y, reference=np.exp, cases=EXTREME,
     doc="y = e^x, elementwise; inf where it exceeds float32's range.")  # fmt: skip
 log = unary("log", scalars.log, lambda x, y: ONE / x, reference=np.log, cases=POSITIVE,
     doc="Natural logarithm, elementwise; -inf at 0, NaN below.")  # fmt: skip
-sqrt = unary("sqrt", root, lambda x, y: HALF / y, reference=np.sqrt, cases=POSITIVE,
+sqrt = unary("sqrt", math.sqrt, lambda x, y: HALF / y, reference=np.sqrt, cases=POSITIVE,
     doc="Square root, elementwise; NaN below 0; the gradient at 0 is infinite.")  # fmt: skip
 square = unary("square", squared, lambda x, y: TWO * x, reference=np.square, doc="y = x * x, elementwise.")
+cube = unary("cube", cubed, lambda x, y: THREE * x * x, reference=lambda x: x**3, doc="y = x * x * x, elementwise.")
+abs = unary("abs", math.fabs, sign, reference=np.abs, doc="y = |x|, elementwise; the gradient at 0 is 0.")
+erf = unary("erf", scalars.erf, lambda x, y: TWO_OVER_ROOT_PI * scalars.exp(-x * x), cases=EXTREME,
+    reference=np.vectorize(math.erf, otypes=[float]),
+    doc="Error function, elementwise: y = 2 / sqrt(pi) * (integral of exp(-t^2) from 0 to x).")  # fmt: skip
+lgamma = unary("lgamma", math.lgamma, lambda x, y: scalars.digamma(x), cases=(*POSITIVE, *within(-0.9, -0.1)),
+    reference=np.vectorize(math.lgamma, otypes=[float]),
+    doc="Logarithm of the absolute value of the gamma function, elementwise; inf at 0, -1, -2, ...")  # fmt: skip
+log_sigmoid = unary("log_sigmoid", scalars.log_sigmoid, lambda x, y: scalars.logistic(-x), cases=EXTREME,
+    reference=lambda x: -np.logaddexp(0, -x),
+    doc="y = log(1 / (1 + exp(-x))), elementwise, without underflow.")  # fmt: skip
+softsign = unary("softsign", softened_sign, softened_sign_slope, cases=EXTREME,
+    reference=lambda x: x / (1 + np.abs(x)), doc="y = x / (1 + |x|), elementwise.")  # fmt: skip
+
+# ---- trigonometric and hyperbolic functions --------------------------------------------------------------------------
+
+INSIDE = within(-0.9, 0.9)
+
+sin = unary("sin", math.sin, lambda x, y: math.cos(x), reference=np.sin, cases=within(-4, 4), doc="Sine, elementwise.")
+cos = unary("cos", math.cos, lambda x, y: -math.sin(x), reference=np.cos, cases=within(-4, 4),
+    doc="Cosine, elementwise.")  # fmt: skip
+tan = unary("tan", math.tan, lambda x, y: ONE + y * y, reference=np.tan, doc="Tangent, elementwise.")
+asin = unary("asin", math.asin, lambda x, y: ONE / math.sqrt(ONE - x * x), reference=np.arcsin, cases=INSIDE,
+    doc="Inverse sine, elementwise; NaN outside of -1 to 1, where the gradient is infinite.")  # fmt: skip
+acos = unary("acos", math.acos, lambda x, y: -ONE / math.sqrt(ONE - x * x), reference=np.arccos, cases=INSIDE,
+    doc="Inverse cosine, elementwise; NaN outside of -1 to 1, where the gradient is infinite.")  # fmt: skip
+atan = unary("atan", math.atan, lambda x, y: ONE / (ONE + x * x), reference=np.arctan, cases=within(-4, 4),
+    doc="Inverse tangent, elementwise.")  # fmt: skip
+sinh = unary("sinh", math.sinh, lambda x, y: math.cosh(x), reference=np.sinh, cases=EXTREME,
+    doc="Hyperbolic sine, elementwise; infinite where it exceeds float32's range.")  # fmt: skip
+cosh = unary("cosh", math.cosh, lambda x, y: math.sinh(x), reference=np.cosh, cases=EXTREME,
+    doc="Hyperbolic cosine, elementwise; infinite where it exceeds float32's range.")  # fmt: skip
+asinh = unary("asinh", math.asinh, lambda x, y: ONE / math.sqrt(x * x + ONE), reference=np.arcsinh, cases=EXTREME,
+    doc="Inverse hyperbolic sine, elementwise.")  # fmt: skip
+acosh = unary("acosh", math.acosh, lambda x, y: ONE / math.sqrt(x * x - ONE), reference=np.arccosh,
+    cases=within(1.1, 5),
+    doc="Inverse hyperbolic cosine, elementwise; NaN below 1, where the gradient is infinite.")  # fmt: skip
+atanh = unary("atanh", math.atanh, lambda x, y: ONE / (ONE - x * x), reference=np.arctanh, cases=INSIDE,
+    doc="Inverse hyperbolic tangent, elementwise; infinite at -1 and 1, NaN beyond.")  # fmt: skip
+
+# ---- elu, selu, silu -------------------------------------------------------------------------------------------------
+
+# Source: Klambauer et al. (2017), Self-normalizing neural networks, section 2.
+SELU_ALPHA, SELU_SCALE = np.float32(1.6732632423543772), np.float32(1.0507009873554805)
+
+
+@scalar
+def exponential_unit(x, alpha):  # type: ignore[no-untyped-def]
+    return x if x > ZERO else alpha * scalars.expm1(x)
+
+
+@scalar
+def exponential_unit_slope(x, y, alpha):  # type: ignore[no-untyped-def]
+    return ONE if x > ZERO else y + alpha
+
+
+@scalar
+def scaled_unit(x):  # type: ignore[no-untyped-def]
+    return SELU_SCALE * exponential_unit(x, SELU_ALPHA)
+
+
+def elu_reference(x: np.ndarray, alpha: float) -> np.ndarray:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def silu_slope(x, y, beta):  # type: ignore[no-untyped-def]
+    s = scalars.logistic(beta * x)
+    return s + beta * y * (ONE - s)
+
+
+ELU = number_operator("elu", exponential_unit, exponential_unit_slope, reference=elu_reference,
+                      cases=(*NUMBER, Case(((6,),), -80, 80, (0.5,))))  # fmt: skip
+SILU = number_operator("silu", lambda x, beta: x * scalars.logistic(beta * x), silu_slope,
+                       reference=lambda x, beta: x / (1 + np.exp(-beta * x)),
+                       cases=(*NUMBER, Case(((6,),), -80, 80, (1.0,))))  # fmt: skip
+
+
+@native(ELU)
+def elu(x: Any, alpha: float = 1.0) -> Any:
+    """y = x if x > 0 else alpha * (exp(x) - 1), elementwise.
+
+    x: any shape, any mini-batch; the result has the same.
+    Source: Clevert et al. (2016), Fast and accurate deep network learning by exponential linear units, equation 15.
+    """
+    return ELU(x, float(alpha))
+
+
+@native(SILU)
+def silu(x: Any, beta: float = 1.0) -> Any:
+    """y = x / (1 + exp(-beta * x)), elementwise.
+
+    x: any shape, any mini-batch; the result has the same.
+    """
+    return SILU(x, float(beta))
+
+
+selu = unary("selu", scaled_unit, lambda x, y: SELU_SCALE if x > ZERO else y + SELU_SCALE * SELU_ALPHA, cases=EXTREME,
+    reference=lambda x: float(SELU_SCALE) * elu_reference(x, float(SELU_ALPHA)),
+    doc="y = 1.0507 * elu(x, 1.67326), elementwise, which keeps mean 0 and variance 1.")  # fmt: skip
+
+# ---- copies with another gradient ------------------------------------------------------------------------------------
+
+
+@kernel
+def copy_forward(v, x0, y, n):
+    x, out = v[x0 : x0 + n], v[y : y + n]
+    for i in range(n):
+        out[i] = x[i]
+
+
+def without_difference(cases: tuple[Case, ...], reason: str) -> tuple[Case, ...]:
+    return tuple(replace(case, no_difference=True, reason=reason) for case in cases)
+
+
+SCALED = "the gradient is scaled, the value is not"
+
+NOBACKPROP = define("nobackprop", shape=same_shape, forward=copy_forward, reference=lambda x: x, cases=GENERAL)
+SCALE_GRADIENT = number_operator("scale_gradient", lambda x, c: x, lambda x, y, c: c, reference=lambda x, c: x,
+                                 cases=without_difference(NUMBER, SCALED))  # fmt: skip
+
+
+@native(NOBACKPROP)
+def nobackprop(x: Any) -> Any:
+    """x, but no gradient flows back.
+
+    x: any shape, any mini-batch; the result has the same.
+    """
+    return NOBACKPROP(x)
+
+
+@native(SCALE_GRADIENT)
+def scale_gradient(x: Any, lambd: float = 1.0) -> Any:
+    """x, but its gradient is multiplied by `lambd`.
+
+    x: any shape, any mini-batch; the result has the same.
+    """
+    return SCALE_GRADIENT(x, float(lambd))
+
+
+flip_gradient = unary("flip_gradient", scalar(lambda x: x), lambda x, y: -ONE, reference=lambda x: x,
+    cases=without_difference(GENERAL, SCALED), doc="x, but its gradient changes its sign.")  # fmt: skip
+
+
+def to_device(e: Any, device_str: str) -> Any:
+    """e itself: all expressions of this process live on one device.
+
+    Raises NoCudaError for the name of a GPU, RuntimeError for other names than "CPU" and "".
+    """
+    if device_str not in ("", "CPU"):
+        error = NoCudaError if str(device_str).startswith("GPU:") else RuntimeError
+        raise error(errors.located(f"to_device: Invalid device name: needs 'CPU', got {device_str!r}"))
+    return e
+
+
+# ---- steps -----------------------------------------------------------------------------------------------------------
+
+
+def step_function(name: str, function: Callable, reference: Callable, doc: str) -> Callable[[Any, str], Any]:
+    """The public function y = function(x, gradient_mode), where the function is constant but for jumps."""
+    function = scalar(function)
+
+    def forward(v, x0, y, n):  # type: ignore[no-untyped-def]
+        x, out = v[x0 : x0 + n], v[y : y + n]
+        for i in range(n):
+            out[i] = function(x[i])
+
+    forward.__name__ = f"{name}_forward"
+    cases = without_difference(within(-3, 3), "the gradient is by intent that of y = x")
+    modes = {
+        "zero_gradient": define(name, shape=same_shape, forward=forward, reference=reference, cases=within(-3, 3)),
+        "straight_through_gradient": define(f"{name}_straight_through", shape=same_shape, forward=forward,
+                                            backward=(add_d0,), reference=reference, cases=cases),
+    }  # fmt: skip
+
+    def public(x, gradient_mode):  # type: ignore[no-untyped-def]
+        return mode_of(name, gradient_mode, modes)(x)
+
+    public.__name__ = public.__qualname__ = name
+    public.__module__ = __name__
+    public.__doc__ = f"""{doc}
+
+    x: any shape, any mini-batch; the result has the same.
+    gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.  Raises ValueError for other modes.
+    """
+    return public
+
+
+@kernel
+def add_d0(g, x0, y, n):
+    dy, dx = g[y : y + n], g[x0 : x0 + n]
+    for i in range(n):
+        dx[i] += dy[i]
+
+
+def mode_of(name: str, gradient_mode: str, modes: dict[str, Operator]) -> Operator:
+    """The operator of a gradient mode; raises ValueError for an unknown one."""
+    if gradient_mode not in modes:
+        needs = " or ".join(modes)
+        raise ValueError(errors.located(f"{name}: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
+    return modes[gradient_mode]
+
+
+def rounded(x):  # type: ignore[no-untyped-def]
+    # not floor(x + 0.5): that sum rounds up the number just below 0.5, and odd numbers above 2^23
+    size = math.fabs(x)
+    whole = np.floor(size)
+    return math.copysign(whole + ONE if size - whole >= HALF else whole, x)
+
+
+def rounded_reference(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.floor(np.abs(x) + 0.5)
+
+
+round = step_function("round", rounded, rounded_reference, "The nearest whole number, elementwise; halves away from 0.")
+ceil = step_function("ceil", lambda x: np.ceil(x), np.ceil, "The next whole number from x upwards, elementwise.")
+floor = step_function("floor", lambda x: np.floor(x), np.floor, "The next whole number from x downwards, elementwise.")

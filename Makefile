@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test perf lint clean
+
+demo: .venv/demo
+	$(BIN)/dynjit demo
+
+test: .venv/test
+	$(BIN)/ruff check dynjit tests examples perf
+	$(BIN)/dynjit warmup
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+perf: .venv/test
+	$(BIN)/python -m perf
+
+.venv/demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test,plot]'
+	touch $@
+
+clean:
+	rm -rf .venv

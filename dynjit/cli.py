@@ -1,0 +1,145 @@
+"""The command `dynjit`: demo, warmup, info."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dynjit import demo, jit, kernels
+
+MODULES = ("arena", "cpu", "dynet", "frontend", "plan", "sequence", "trainers")  # whose entries are compiled
+
+
+def units() -> dict[str, jit.Compiled]:
+    """All that can be compiled, by name: the entries of the core, then the operators' kernels."""
+    for module in MODULES:
+        importlib.import_module(f"dynjit.{module}")
+    found = {unit.function.__name__: unit for unit in jit.entries}
+    found.update(kernels.all_units())
+    return found
+
+
+def compile_unit(name: str) -> tuple[str, bool]:
+    """Compiles one unit in a worker process; says whether it was cached already."""
+    unit = units()[name]
+    cached = unit.is_cached()
+    if not cached:
+        assert unit.address
+    return name, cached
+
+
+def size_of(folder: Path) -> tuple[int, int]:
+    """(files, bytes) below a folder."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def warmup(options: argparse.Namespace) -> int:
+    """Fills the compile cache.  Returns 0; with --check 1 if something would compile; 2 if the cache is unusable."""
+    folder = jit.cache_folder()
+    if folder is None:
+        return 2
+    if options.clear:
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"removed {folder}")
+        return 0
+    missing = [name for name, unit in units().items() if not unit.is_cached()]
+    total = len(units())
+    if options.list:
+        for name in units():
+            print(f"{'missing' if name in missing else 'cached '} {name}")
+    if options.list or options.check:
+        report(options, {"kernels": total, "missing": len(missing), "folder": str(folder)})
+        return 1 if missing else 0
+    started = time.perf_counter()
+    jobs = min(options.jobs, len(missing))
+    if jobs > 0:
+        compile_all(missing, jobs, hide=options.json)
+    files, nbytes = size_of(folder)
+    report(options, {
+        "kernels": total, "compiled": len(missing), "seconds": round(time.perf_counter() - started, 1),
+        "files": files, "size_mib": round(nbytes / 2**20, 1), "folder": str(folder),
+    })  # fmt: skip
+    return 0
+
+
+def compile_all(names: list[str], jobs: int, hide: bool) -> None:
+    """Compiles units in processes of their own; Ctrl-C ends them, and what is finished stays in the cache."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs) as pool, tqdm(total=len(names), unit="kernel", disable=hide) as bar:
+        for name, _ in pool.imap_unordered(compile_unit, names):
+            bar.set_postfix_str(name[:30])
+            bar.update()
+
+
+def report(options: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Prints facts as a line of JSON, or as a sentence."""
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        print(", ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def info(options: argparse.Namespace) -> int:
+    """Prints versions, processor, BLAS, cache folder and devices."""
+    import llvmlite
+    import llvmlite.binding
+    import numba
+    import numpy
+    import scipy
+
+    import dynjit
+
+    folder = jit.cache_folder()
+    files, nbytes = size_of(folder) if folder else (0, 0)
+    facts = {
+        "dynjit": dynjit.__version__, "python": platform.python_version(), "numpy": numpy.__version__,
+        "numba": numba.__version__, "llvmlite": llvmlite.__version__, "scipy": scipy.__version__,
+        "system": platform.platform(), "cpu": llvmlite.binding.get_host_cpu_name(), "cores": os.cpu_count(),
+        "blas": scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"],
+        "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1), "devices": "CPU",
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name:13} {value}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser("dynjit", description="Dynamic neural networks, JIT-compiled.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo_parser = commands.add_parser("demo", help="train a Tree-LSTM on list expressions that it makes itself")
+    demo.add_arguments(demo_parser)
+    warmup_parser = commands.add_parser("warmup", help="fill the compile cache ahead of time")
+    warmup_parser.add_argument("--check", action="store_true", help="compile nothing; exit 1 if something is missing")
+    warmup_parser.add_argument("--list", action="store_true", help="list the kernels; compile nothing")
+    warmup_parser.add_argument("--clear", action="store_true", help="remove the cache folder")
+    warmup_parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    warmup_parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    info_parser = commands.add_parser("info", help="versions, processor, cache, devices")
+    info_parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        return {"demo": demo.run, "warmup": warmup, "info": info}[options.command](options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

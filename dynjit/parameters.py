@@ -1,0 +1,474 @@
+"""What is learned: parameters, lookup tables, and the collections that own them.
+
+Values lie in the front part of the process's buffers, gradients at the same offsets; graphs read them in place.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dynjit import frontend, graph, op, textformat
+from dynjit.arena import FROZEN, NEEDS_GRADIENT, space
+from dynjit.errors import ModelFileError, ShapeError, located
+from dynjit.graph import Expression, NativeParameter
+from dynjit.initializers import NumpyInitializer, initializer_of
+from dynjit.ops import leaf
+from dynjit.shape import Shape, dims_of
+
+free_numbers: list[int] = []
+used_numbers = [0]
+
+
+class Stored(NativeParameter):
+    """What parameters and lookup tables share: a number, a span of the buffers, and their node in the current graph."""
+
+    __slots__ = ("__weakref__", "_name", "_updated", "collection", "count", "shape_in_graph", "start")
+    number: int
+    kind = ""
+    is_table = False
+    operator: op.Operator
+
+    def __init__(self, collection: ParameterCollection, name: str, dims: tuple[int, ...]) -> None:
+        self.collection, self._name, self.shape_in_graph = collection, name, Shape(dims)
+        self.count = math.prod(dims)
+        self.start = space.take_parameters(self.extent)
+        self.number = free_numbers.pop() if free_numbers else used_numbers[0]
+        used_numbers[0] += self.number == used_numbers[0]
+        self._updated = True
+        signature = leaf.leaf_signature(self.operator, self.shape_in_graph)
+        frontend.parameters[self.number] = signature, self.start, NEEDS_GRADIENT
+        weakref.finalize(self, give_back, self.number, self.start, self.extent).atexit = False
+
+    @property
+    def extent(self) -> int:
+        """Elements of the buffers that belong to it."""
+        return self.count
+
+    def join(self) -> int:
+        """Its node in the current graph."""
+        handle, current = self.handle, graph.current
+        number = handle & 0xFFFFFFFF
+        if handle >> 32 != current.version() or number >= current.header["node_count"]:
+            number = current.add_leaf(*(int(value) for value in frontend.parameters[self.number]))
+            self.handle = current.version() << 32 | number
+        return number
+
+    def _node(self) -> int:
+        return self.join()
+
+    def name(self) -> str:
+        """Full name, such as /encoder/W."""
+        return self._name
+
+    def is_updated(self) -> bool:
+        """Whether trainers change it."""
+        return self._updated
+
+    def set_updated(self, b: bool) -> None:
+        """Freezes it (False) or lets trainers change it; gradients accumulate either way."""
+        self._updated = bool(b)
+
+    def values(self) -> np.ndarray:
+        """Its values, a window of the buffer, in memory order."""
+        return space.single.v[self.start : self.start + self.count]
+
+    def gradients(self) -> np.ndarray:
+        """Its gradients, a window of the buffer, in memory order."""
+        return space.single.g[self.start : self.start + self.count]
+
+    def zero(self) -> None:
+        """Sets all values to 0."""
+        self.values()[:] = 0
+
+    def scale(self, s: float) -> None:
+        """Multiplies all values by a number."""
+        self.values()[:] *= np.float32(s)
+
+    def scale_gradient(self, s: float) -> None:
+        """Multiplies all gradients by a number."""
+        self.gradients()[:] *= np.float32(s)
+
+    def block(self, name: str | None = None) -> textformat.Block:
+        """Itself as a block of a model file."""
+        gradients = self.gradients()
+        return textformat.Block(
+            self.kind, name or self._name, self.shape_in_graph.dims, self.values().copy(),
+            gradients.copy() if gradients.any() else None,
+        )  # fmt: skip
+
+    def fill(self, block: textformat.Block) -> None:
+        """Takes values and gradients from a block of a model file."""
+        self.values()[:] = block.values
+        self.gradients()[:] = 0 if block.gradient is None else block.gradient
+
+    def check_fits(self, block: textformat.Block) -> None:
+        if tuple(block.dims) != self.shape_in_graph.dims:
+            raise ModelFileError(
+                f"Dimensions of {block.name} in the file, {tuple(block.dims)}, do not match those of "
+                f"{self._name}, {self.shape_in_graph.dims}"
+            )
+
+    def save(self, fname: str, key: str = "", append: bool = False) -> None:
+        """Writes it to a model file, under its own name or `key`; the old file stays if that fails."""
+        textformat.write_blocks(fname, [self.block(key or None)], append=append)
+
+    def populate(self, fname: str, key: str = "") -> None:
+        """Reads the block `key` of a model file.
+
+        Raises ValueError for an empty key, ModelFileError for a missing block or one that does not fit.
+        """
+        if not key:
+            raise ValueError(located("populate: needs the name of a block in the file, got an empty key"))
+        block = textformat.find_block(fname, key)
+        self.check_fits(block)
+        self.fill(block)
+
+    write_to_textfile = save
+    populate_from_textfile = populate
+
+    def __reduce__(self) -> Any:
+        return rebuild, (type(self), self._name, self.shape_in_graph.dims, self.values().copy(), self._updated)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self._name} {self.shape_in_graph}"
+
+
+def give_back(number: int, start: int, extent: int) -> None:
+    free_numbers.append(number)
+    space.give_parameters(start, extent)
+
+
+class Parameters(Stored):
+    """A dense tensor that trainers change; an expression wherever one is wanted."""
+
+    __slots__ = ()
+    kind = "Parameter"
+    operator = leaf.PARAMETER
+
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return self.shape_in_graph.dims
+
+    def as_array(self) -> np.ndarray:
+        """A float64 copy of the values."""
+        return graph.natural(self.values(), self.shape_in_graph)
+
+    def grad_as_array(self) -> np.ndarray:
+        """A float64 copy of the gradients that wait for the next update."""
+        return graph.natural(self.gradients(), self.shape_in_graph)
+
+    def set_value(self, arr: Any) -> None:
+        """Overwrites the values; raises ShapeError unless the array has the parameter's shape."""
+        array = leaf.as_numbers("set_value", arr)
+        if array.shape != self.shape_in_graph.dims:
+            raise ShapeError("set_value", f"an array of shape {self.shape_in_graph.dims}", array.shape)
+        self.values()[:] = array.ravel(order="F")
+
+    def clip_inplace(self, left: float, right: float) -> None:
+        """Moves all values into [left, right]."""
+        np.clip(self.values(), left, right, out=self.values())
+
+    def expr(self, update: bool = False) -> Expression:
+        """The parameter as an expression; without `update` (DyNet's default) a constant: no gradient flows to it."""
+        if update:
+            return graph.expression_at(self.join())
+        signature, start, _ = (int(value) for value in frontend.parameters[self.number])
+        return graph.expression_at(graph.current.add_leaf(signature, start, FROZEN))
+
+
+class LookupParameters(Stored):
+    """A table of n rows; an index gives a row as an expression, and only rows that were used get updated."""
+
+    __slots__ = ()
+    kind = "LookupParameter"
+    operator = leaf.LOOKUP_TABLE
+    is_table = True
+
+    @property
+    def extent(self) -> int:
+        return self.count + len(self)  # a mark per row behind the values' gradients: which rows were used
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.shape_in_graph.dims[-1]
+
+    def __iter__(self) -> Iterator[Expression]:
+        return (self[i] for i in range(len(self)))
+
+    def shape(self) -> tuple[int, ...]:
+        """(rows, sizes of a row's axes)."""
+        return (len(self), *self.shape_in_graph.dims[:-1])
+
+    def rows(self, window: np.ndarray) -> np.ndarray:
+        """A window of the table with the rows first."""
+        return np.moveaxis(window.reshape(self.shape_in_graph.dims, order="F"), -1, 0)
+
+    def row(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(located(f"{self._name}: needs a row from 0 to {len(self) - 1}, got {index}"))
+        return int(index)
+
+    def marks(self) -> np.ndarray:
+        """For each row, whether it was used since the last update (not 0)."""
+        return space.single.g[self.start + self.count : self.start + self.count + len(self)]
+
+    def batch(self, i: Sequence[int]) -> Expression:
+        """Rows as a mini-batch."""
+        return leaf.lookup_rows(self, i)  # type: ignore[no-any-return]
+
+    def as_array(self) -> np.ndarray:
+        """A float64 copy of the values, rows first."""
+        return self.rows(self.values().astype(np.float64))
+
+    def grad_as_array(self) -> np.ndarray:
+        """A float64 copy of the gradients, rows first."""
+        return self.rows(self.gradients().astype(np.float64))
+
+    def row_as_array(self, row: int) -> np.ndarray:
+        """A float64 copy of one row."""
+        return self.rows(self.values())[self.row(row)].astype(np.float64)
+
+    def rows_as_array(self, rows: Sequence[int]) -> np.ndarray:
+        """Float64 copies of rows, stacked."""
+        return self.rows(self.values())[[self.row(row) for row in rows]].astype(np.float64)
+
+    def row_grad_as_array(self, row: int) -> np.ndarray:
+        """A float64 copy of the gradients of one row."""
+        return self.rows(self.gradients())[self.row(row)].astype(np.float64)
+
+    def rows_grad_as_array(self, rows: Sequence[int]) -> np.ndarray:
+        """Float64 copies of the gradients of rows, stacked."""
+        return self.rows(self.gradients())[[self.row(row) for row in rows]].astype(np.float64)
+
+    def init_row(self, i: int, row: Any) -> None:
+        """Sets one row; raises IndexError or ShapeError if there is no such row or the values do not fit."""
+        array = leaf.as_numbers("init_row", row)
+        target = self.rows(self.values())[self.row(i)]
+        if array.size != target.size or (array.ndim > 1 and array.shape != target.shape):
+            raise ShapeError("init_row", f"a row of shape {target.shape}", array.shape)
+        target[...] = array.reshape(target.shape, order="F")
+
+    def init_from_array(self, arr: Any) -> None:
+        """Sets the leading rows from an array, rows first."""
+        array = leaf.as_numbers("init_from_array", arr)
+        if array.ndim == 0 or array.shape[0] > len(self) or array.shape[1:] != self.shape()[1:]:
+            raise ShapeError("init_from_array", f"up to {len(self)} rows of shape {self.shape()[1:]}", array.shape)
+        self.rows(self.values())[: array.shape[0]] = array
+
+    def expr(self, update: bool = True) -> LookupParameters:
+        """Itself."""
+        return self
+
+    def scalar_value(self, recalculate: bool = False) -> float:
+        raise TypeError(located("scalar_value: a lookup table is no scalar"))
+
+
+def rebuild(kind: type, name: str, dims: tuple[int, ...], values: np.ndarray, updated: bool) -> Stored:
+    """A parameter as it was pickled, alone in a collection of its own."""
+    made: Stored = kind(ParameterCollection(), name, dims)
+    made.values()[:] = values
+    made._updated = updated
+    made.collection.stored.append(made)
+    return made
+
+
+class ParameterCollection:
+    """A named tree of parameters.
+
+    parent: makes this a sub-collection of another, as `add_subcollection` does.
+    """
+
+    def __init__(self, parent: ParameterCollection | None = None) -> None:
+        self.parent = parent
+        self.full_name = "/"
+        self.names: dict[str, int] = {}
+        self.stored: list[Stored] = []
+        self.root = parent.root if parent else self
+        self.weight_decay = default_weight_decay[0] if parent is None else 0.0
+        if parent is not None:
+            self.full_name = parent._new_name("", "add_subcollection") + "/"
+
+    # ---- names ----
+
+    def name(self) -> str:
+        """Full name; "/" for the root."""
+        return self.full_name
+
+    def _new_name(self, name: str, operator: str) -> str:
+        """A full name that nothing in this collection has yet: name, name_1, ..., or _0, _1, ... for the empty name."""
+        if "/" in name or "_" in name or any(c.isspace() or c == "#" for c in name):
+            raise RuntimeError(located(f"{operator}: needs a name without / _ # and white space, got {name!r}"))
+        count = self.names.get(name, 0)
+        self.names[name] = count + 1
+        return self.full_name + (f"{name}_{count}" if count or not name else name)
+
+    # ---- making ----
+
+    def add_parameters(
+        self, dim: Any, init: Any = None, name: str = "", device: str = "", scale: float = 1.0, mean: float = 0.0,
+        std: float = 1.0,
+    ) -> Parameters:  # fmt: skip
+        """New parameters.
+
+        dim: int or tuple;  init: an initialiser, a number, an array (whose shape then counts), or "uniform" (scale),
+        "normal" (mean, std), "glorot", "he", "identity", "saxe"; None is Glorot.
+        Raises TypeError, ValueError or RuntimeError for what is none of these.
+        """
+        dims = init.shape if isinstance(init, np.ndarray) else dims_of("add_parameters", dim)
+        values = initializer_of(init, dims, scale, mean, std).values(dims, False)
+        return self._add(Parameters, name, dims, values)
+
+    def add_lookup_parameters(
+        self, dim: Any, init: Any = None, name: str = "", device: str = "", scale: float = 1.0, mean: float = 0.0,
+        std: float = 1.0,
+    ) -> LookupParameters:  # fmt: skip
+        """A new lookup table; dim: (rows, sizes of a row's axes), or the number of rows of one number each."""
+        given = init.shape if isinstance(init, np.ndarray) else dims_of("add_lookup_parameters", dim)
+        dims = (*given[1:], given[0]) if len(given) > 1 else (1, given[0])
+        if isinstance(init, np.ndarray):
+            init = NumpyInitializer(np.moveaxis(init.reshape(given if len(given) > 1 else (*given, 1)), 0, -1))
+        return self._add(LookupParameters, name, dims, initializer_of(init, dims, scale, mean, std).values(dims, True))
+
+    def _add(self, kind: type, name: str, dims: tuple[int, ...], values: Any) -> Any:
+        made = kind(self, self._new_name(name, "add_parameters"), dims)
+        made.values()[:] = np.asarray(values, np.float32).ravel(order="F")
+        self.stored.append(made)
+        for owner in self._ancestors():
+            owner.stored.append(made)
+        return made
+
+    def _ancestors(self) -> Iterator[ParameterCollection]:
+        owner = self.parent
+        while owner is not None:
+            yield owner
+            owner = owner.parent
+
+    def parameters_from_numpy(self, array: Any, name: str = "", device: str = "") -> Parameters:
+        """New parameters with the values and shape of an array."""
+        return self.add_parameters(None, np.asarray(array, np.float64), name)
+
+    def lookup_parameters_from_numpy(self, array: Any, name: str = "", device: str = "") -> LookupParameters:
+        """A new lookup table with the values of an array, rows first."""
+        return self.add_lookup_parameters(None, np.asarray(array, np.float64), name)
+
+    def add_subcollection(self, name: str | None = None) -> ParameterCollection:
+        """A collection inside this one; raises RuntimeError for a name with / or _."""
+        return self._builder_collection(self._new_name(name or "", "add_subcollection"))
+
+    def _builder_collection(self, full_name: str) -> ParameterCollection:
+        child = ParameterCollection.__new__(ParameterCollection)
+        child.parent, child.root, child.names, child.stored = self, self.root, {}, []
+        child.full_name, child.weight_decay = full_name + "/", 0.0
+        return child
+
+    # ---- asking ----
+
+    def parameters_list(self) -> list[Parameters]:
+        """All dense parameters in the order in which they were made, sub-collections included."""
+        return [stored for stored in self.stored if isinstance(stored, Parameters)]
+
+    def lookup_parameters_list(self) -> list[LookupParameters]:
+        """All lookup tables in the order in which they were made, sub-collections included."""
+        return [stored for stored in self.stored if isinstance(stored, LookupParameters)]
+
+    def parameter_count(self) -> int:
+        """Total number of values."""
+        return sum(stored.count for stored in self.stored)
+
+    # ---- weight decay ----
+
+    def get_weight_decay(self) -> float:
+        """Share by which each update shrinks all values."""
+        return self.root.weight_decay
+
+    def set_weight_decay(self, lam: float) -> None:
+        """Lets each update multiply all values by 1 - lam; raises ValueError unless 0 <= lam < 1."""
+        if not 0 <= lam < 1:
+            raise ValueError(located(f"set_weight_decay: needs a number from 0 to below 1, got {lam}"))
+        self.root.weight_decay = float(lam)
+
+    set_weight_decay_lambda = set_weight_decay
+
+    # ---- files ----
+
+    def save(self, fname: str, name: str = "", append: bool = False) -> None:
+        """Writes all parameters, then all lookup tables, to a model file; the old file stays if that fails.
+
+        name: replaces the collection's own full name in front of the names; starts with "/".
+        """
+        textformat.write_blocks(fname, self.blocks(name), append=append)
+
+    def blocks(self, name: str = "") -> Iterator[textformat.Block]:
+        """The blocks of a model file."""
+        if name and (not name.startswith("/") or name == "/"):
+            raise ValueError(located(f"save: needs a name that starts with / and is longer, got {name!r}"))
+        prefix = (name.rstrip("/") + "/") if name else self.full_name
+        for stored in (*self.parameters_list(), *self.lookup_parameters_list()):
+            yield stored.block(prefix + stored.name()[len(self.full_name) :])
+
+    def populate(self, fname: str, key: str = "") -> None:
+        """Reads a model file: its k-th parameter into the k-th of the collection, and the k-th table likewise.
+
+        key: only blocks whose names start with it.  Raises ModelFileError, and changes nothing, if the file cannot be
+        read or does not fit.
+        """
+        targets = {"Parameter": list(self.parameters_list()), "LookupParameter": list(self.lookup_parameters_list())}
+        prefix = key.rstrip("/") + "/" if key else ""
+        pairs: list[tuple[Stored, textformat.Block]] = []
+        taken = {"Parameter": 0, "LookupParameter": 0}
+        found = {"Parameter": 0, "LookupParameter": 0}
+        for block in textformat.read_blocks(fname):
+            if not block.name.startswith(prefix):
+                continue
+            found[block.kind] += 1
+            if found[block.kind] > len(targets[block.kind]):
+                raise ModelFileError(f"{fname}: Too many parameters to load in populated model at {block.name}")
+            target = targets[block.kind][taken[block.kind]]
+            taken[block.kind] += 1
+            target.check_fits(block)
+            pairs.append((target, block))
+        if not pairs and key:
+            raise ModelFileError(f"Could not find key {key} in the model file {fname}")
+        wanted = {kind: len(stored) for kind, stored in targets.items()}
+        if found != wanted:
+            raise ModelFileError(
+                f"{fname}: number of parameter/lookup parameter objects loaded from file "
+                f"({found['Parameter']}/{found['LookupParameter']}) did not match number to be populated "
+                f"({wanted['Parameter']}/{wanted['LookupParameter']})"
+            )
+        for target, block in pairs:
+            target.fill(block)
+
+    write_to_textfile = save
+    populate_from_textfile = populate
+
+    def load_param(self, fname: str, key: str) -> Parameters:
+        """New parameters from a block of a model file."""
+        return self._load(Parameters, fname, key)  # type: ignore[no-any-return]
+
+    def load_lookup_param(self, fname: str, key: str) -> LookupParameters:
+        """A new lookup table from a block of a model file."""
+        return self._load(LookupParameters, fname, key)  # type: ignore[no-any-return]
+
+    def _load(self, kind: type[Stored], fname: str, key: str) -> Any:
+        block = textformat.find_block(fname, key)
+        if block.kind != kind.kind:
+            raise ModelFileError(f"{fname}: {key} is a {block.kind}, not a {kind.kind}")
+        made = kind(self, block.name, tuple(block.dims))
+        made.fill(block)
+        self.stored.append(made)
+        for owner in self._ancestors():
+            owner.stored.append(made)
+        return made
+
+    def __repr__(self) -> str:
+        return f"ParameterCollection {self.full_name} ({len(self.stored)} parameters, {self.parameter_count()} values)"
+
+
+Model = ParameterCollection
+default_weight_decay = [0.0]

@@ -1,0 +1,1 @@
+"""Measures dynjit against DyNet and PyTorch; `python -m perf --help` tells how."""
