@@ -35,19 +35,22 @@ CALL = np.dtype(
 )  # fmt: skip
 GATHER = -1  # the signature of a call that copies scattered operands together
 
-ROWS = ("stamp", "reached", "order", "stack", "key_of", "unmet", "height", "next", "start", "fill", "mode",
-        "key_count", "key_head", "key_tail", "key_done", "key_node", "heap", "slots", "chain")  # fmt: skip
-KEY_ROWS = ("key_height", "key_y", "key_scratch", "key_x", "key_hash", "key_deferred")
+# what planning knows of a node, and of a group key: one record each, since it is needed together
+WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "next", "start", "unused")])
+KEY = np.dtype(
+    [(name, "i8") for name in ("height", "y", "scratch", "x")]
+    + [(name, "i4") for name in ("count", "head", "tail", "done", "node", "deferred", "slot", "unused")]
+)
 MAX_STACKED = 16  # operands of a list operator that may be gathered
 
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
-    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "slot_mask", "pending",
+    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending", "highest",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
-    "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "v", "g",
-    "signatures", "pool", "operators", "shapes", "kernels", "seed", "scratch",
+    "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
+    "heap", "slots", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed", "scratch",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 
@@ -67,6 +70,7 @@ def view_of(dtype: Any) -> Any:
 
 
 headers, nodes_at, calls_at = view_of(HEADER), view_of(NODE), view_of(CALL)
+works_at, keys_at = view_of(WORK), view_of(KEY)
 signatures_at, operators_at, shapes_at = view_of(op.SIGNATURE), view_of(op.OPERATOR), view_of(SHAPES.dtype)
 int32s, int64s, float32s, float64s = view_of("i4"), view_of("i8"), view_of("f4"), view_of("f8")
 
@@ -162,9 +166,11 @@ class Arena:
         self.data = data
 
 
-WORK: dict[str, tuple[Any, int]] = {
-    "consumers": (np.int32, NODES * 4), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES),
-    "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH),
+ARRAYS: dict[str, tuple[Any, int]] = {
+    "consumers": (np.int32, NODES * 8), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES),
+    "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES), "keys": (KEY, NODES),
+    "order": (np.int32, NODES), "stack": (np.int32, NODES), "mode": (np.int32, NODES), "heap": (np.int32, NODES),
+    "slots": (np.int32, NODES * 4),
 }  # fmt: skip
 
 
@@ -178,10 +184,7 @@ class Storage:
         self.arena = Arena(header, nodes, args, data)
         self.header, self.nodes, self.args, self.data = header[0], nodes, args, data
         self.address = header.ctypes.data
-        self.arrays = {name: reserve(count, dtype) for name, (dtype, count) in WORK.items()}
-        self.arrays["work"] = reserve(nodes.size * len(ROWS), np.int32)
-        self.arrays["keys"] = reserve(nodes.size // 2 * len(KEY_ROWS), np.int64)
-        self.rows = {name: self.arrays["work"][i * nodes.size :][: nodes.size] for i, name in enumerate(ROWS)}
+        self.arrays = {name: reserve(count, dtype) for name, (dtype, count) in ARRAYS.items()}
         record = self.header
         record["node_capacity"], record["arg_capacity"], record["data_capacity"] = nodes.size, args.size, data.size
         record["value_base"] = record["value_top"] = self.start

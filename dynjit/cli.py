@@ -98,7 +98,6 @@ def info(options: argparse.Namespace) -> int:
     import llvmlite.binding
     import numba
     import numpy
-    import scipy
 
     import dynjit
 
@@ -106,9 +105,9 @@ def info(options: argparse.Namespace) -> int:
     files, nbytes = size_of(folder) if folder else (0, 0)
     facts = {
         "dynjit": dynjit.__version__, "python": platform.python_version(), "numpy": numpy.__version__,
-        "numba": numba.__version__, "llvmlite": llvmlite.__version__, "scipy": scipy.__version__,
+        "numba": numba.__version__, "llvmlite": llvmlite.__version__,
         "system": platform.platform(), "cpu": llvmlite.binding.get_host_cpu_name(), "cores": os.cpu_count(),
-        "blas": scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"],
+        "products": "own kernels",
         "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1), "devices": "CPU",
     }  # fmt: skip
     if options.json:

@@ -20,10 +20,11 @@ from dynjit.arena import (
     operators_at,
     shapes_at,
     signatures_at,
+    works_at,
 )
-from dynjit.jit import call_kernel, entry, helper
+from dynjit.jit import call_kernel, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.op import LEAF, LIST, SLOTS
-from dynjit.plan import ORDER, REACHED, STACK, is_shared, row
+from dynjit.plan import is_shared
 
 
 @helper
@@ -48,7 +49,7 @@ def add_apart(buffer, arguments, call):  # type: ignore[no-untyped-def]
 def rerun(context):  # type: ignore[no-untyped-def]
     """Prepares `forward` to run all calls again, with the indices that the nodes have now."""
     h = headers(context)[0]
-    nodes, order, data, calls = nodes_at(h.nodes), row(h, ORDER), int64s(h.data), calls_at(h.calls)
+    nodes, order, data, calls = nodes_at(h.nodes), int32s(h.order), int64s(h.data), calls_at(h.calls)
     for index in range(h.call_count):
         call = calls[index]
         if call.signature == GATHER or call.count == 1:
@@ -65,6 +66,14 @@ def rerun(context):  # type: ignore[no-untyped-def]
 @entry("int64(int64)")
 def forward(context):  # type: ignore[no-untyped-def]
     """Runs the calls that have not run yet."""
+    mode = flush_denormals()
+    result = run_calls(context)
+    set_floating_point_mode(mode)
+    return result
+
+
+@helper
+def run_calls(context):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
     calls, kernels, arguments, signatures = calls_at(h.calls), int64s(h.kernels), int64s(h.arguments), h.signatures
     while h.calls_done < h.call_count:
@@ -96,9 +105,9 @@ def needs_gradient(h, number):  # type: ignore[no-untyped-def]
 @helper
 def mark_reached(h, target):  # type: ignore[no-untyped-def]
     """Stamps the nodes on which the target depends through operands that need gradients."""
-    nodes, args, reached, stack = nodes_at(h.nodes), int32s(h.args), row(h, REACHED), row(h, STACK)
+    nodes, args, work, stack = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.stack)
     h.reach += 1
-    reached[target] = h.reach
+    work[target].reached = h.reach
     stack[0] = target
     depth = 1
     while depth > 0:
@@ -106,8 +115,8 @@ def mark_reached(h, target):  # type: ignore[no-untyped-def]
         node = nodes[stack[depth]]
         for k in range(node.arity):
             source = args[node.args + k]
-            if reached[source] != h.reach and needs_gradient(h, source):
-                reached[source] = h.reach
+            if work[source].reached != h.reach and needs_gradient(h, source):
+                work[source].reached = h.reach
                 stack[depth] = source
                 depth += 1
 
@@ -166,7 +175,7 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
 @helper
 def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
     """As `differentiate`, for the nodes of a call that the target depends on, one by one."""
-    order, reached, arguments = row(h, ORDER), row(h, REACHED), int64s(h.arguments)
+    order, work, arguments = int32s(h.order), works_at(h.work), int64s(h.arguments)
     shapes, pool = shapes_at(h.shapes), int64s(h.pool)
     call = calls_at(h.calls)[index]
     q = signatures_at(h.signatures)[call.signature]
@@ -175,7 +184,7 @@ def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
     call.batch = q.batch
     for i in range(call.count):
         number = order[call.first + i]
-        if reached[number] != h.reach:
+        if work[number].reached != h.reach:
             continue
         call.y = y + i * q.size
         call.scratch = scratch + i * q.scratch
@@ -197,14 +206,22 @@ def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
 @entry("int64(int64)")
 def backward(context):  # type: ignore[no-untyped-def]
     """Adds gradients from the last call to the first, then those of weights."""
+    mode = flush_denormals()
+    result = run_calls_back(context)
+    set_floating_point_mode(mode)
+    return result
+
+
+@helper
+def run_calls_back(context):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
-    calls, signatures, order, reached = calls_at(h.calls), signatures_at(h.signatures), row(h, ORDER), row(h, REACHED)
+    calls, signatures, order, work = calls_at(h.calls), signatures_at(h.signatures), int32s(h.order), works_at(h.work)
     arguments = int64s(h.arguments)
-    while h.cursor > 0:
+    while h.cursor > h.stop:
         call = calls[h.cursor - 1]
         hits = 0
         for i in range(call.first, call.first + call.count):
-            hits += reached[order[i]] == h.reach
+            hits += work[order[i]].reached == h.reach
         if hits > 0:
             if call.signature == GATHER:
                 head = nodes_at(h.nodes)[order[call.first]]
@@ -222,13 +239,13 @@ def backward(context):  # type: ignore[no-untyped-def]
                 else:
                     differentiate_some(h, context, h.cursor - 1)
         h.cursor -= 1
-    return add_deferred(h, context)
+    return add_deferred(h, context) if h.stop == 0 else -1
 
 
 @helper
 def add_deferred(h, context):  # type: ignore[no-untyped-def]
     """Adds the gradients of weights: one product for all columns that follow each other."""
-    nodes, args, order = nodes_at(h.nodes), int32s(h.args), row(h, ORDER)
+    nodes, args, order = nodes_at(h.nodes), int32s(h.args), int32s(h.order)
     signatures, operators, kernels = signatures_at(h.signatures), operators_at(h.operators), int64s(h.kernels)
     for i in range(h.deferred_count):
         record = calls_at(h.deferred)[i]

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import pickle
+import platform
 import re
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import llvmlite
 import numba
 from llvmlite import binding, ir
 from numba import types
-from numba.core import compiler, sigutils
+from numba.core import cgutils, compiler, sigutils
 from numba.core.caching import _Cache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
@@ -303,3 +304,59 @@ def python_symbol(name: str) -> None:
 def scalar(function: Callable) -> Callable:
     """A function of numbers that becomes a part of the loops of kernels, on the CPU and on CUDA."""
     return register_jitable(error_model="numpy", fastmath=OPTIONS["fastmath"], forceinline=True)(function)
+
+
+# ---- denormal numbers ------------------------------------------------------------------------------------------------
+
+binding.initialize_native_asmparser()
+FLUSH_X86 = 0x8040  # MXCSR: flush results to zero, read operands as zero
+FLUSH_ARM = 1 << 24  # FPCR: flush to zero
+
+
+@intrinsic
+def floating_point_mode(typing):  # type: ignore[no-untyped-def]
+    """The thread's control word of floating-point arithmetic; 0 on processors that we do not know."""
+
+    def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
+        i32, i64 = ir.IntType(32), ir.IntType(64)
+        machine = platform.machine().lower()
+        if machine in ("x86_64", "amd64"):
+            place = cgutils.alloca_once(builder, i32)
+            kind = ir.FunctionType(ir.VoidType(), [place.type])
+            builder.asm(kind, "stmxcsr ($0)", "r,~{memory}", [place], side_effect=True)
+            return builder.zext(builder.load(place), i64)
+        if machine in ("aarch64", "arm64"):
+            return builder.asm(ir.FunctionType(i64, []), "mrs $0, fpcr", "=r", [], side_effect=True)
+        return i64(0)
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def set_floating_point_mode(typing, mode):  # type: ignore[no-untyped-def]
+    """Sets the thread's control word of floating-point arithmetic."""
+
+    def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
+        i32, i64 = ir.IntType(32), ir.IntType(64)
+        machine = platform.machine().lower()
+        if machine in ("x86_64", "amd64"):
+            place = cgutils.alloca_once(builder, i32)
+            builder.store(builder.trunc(args[0], i32), place)
+            kind = ir.FunctionType(ir.VoidType(), [place.type])
+            builder.asm(kind, "ldmxcsr ($0)", "r,~{memory}", [place], side_effect=True)
+        elif machine in ("aarch64", "arm64"):
+            builder.asm(ir.FunctionType(ir.VoidType(), [i64]), "msr fpcr, $0", "r", args, side_effect=True)
+        return target.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@helper
+def flush_denormals():  # type: ignore[no-untyped-def]
+    """Lets arithmetic treat denormal numbers as zero (they cost a hundred times more); returns the mode before."""
+    before = floating_point_mode()
+    set_floating_point_mode(before | FLUSH)
+    return before
+
+
+FLUSH = FLUSH_X86 if platform.machine().lower() in ("x86_64", "amd64") else FLUSH_ARM

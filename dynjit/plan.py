@@ -12,39 +12,24 @@ from __future__ import annotations
 from dynjit import op
 from dynjit.arena import (
     GATHER,
-    KEY_ROWS,
     MAX_STACKED,
     NEEDS_GRADIENT,
-    ROWS,
     calls_at,
     headers,
     int32s,
     int64s,
+    keys_at,
     nodes_at,
     operators_at,
     shapes_at,
     signatures_at,
+    works_at,
 )
 from dynjit.jit import entry, external, helper
 
 DIRECT = 6  # so few pending nodes are called one by one, without planning
-(STAMP, REACHED, ORDER, STACK, KEY_OF, UNMET, HEIGHT, NEXT, START, FILL, MODE,
- KEY_COUNT, KEY_HEAD, KEY_TAIL, KEY_DONE, KEY_NODE, HEAP, SLOTS, CHAIN) = range(len(ROWS))  # fmt: skip
-KEY_HEIGHT, KEY_Y, KEY_SCRATCH, KEY_X, KEY_HASH, KEY_DEFERRED = range(len(KEY_ROWS))
 FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
 OUT_OF_MEMORY = -2
-
-
-@helper
-def row(h, number):  # type: ignore[no-untyped-def]
-    """A work array with one int32 per node or key."""
-    return int32s(h.work + number * h.node_capacity * 4)
-
-
-@helper
-def key_row(h, number):  # type: ignore[no-untyped-def]
-    """A work array with one int64 per key."""
-    return int64s(h.keys + number * (h.node_capacity // 2) * 8)
 
 
 @helper
@@ -85,7 +70,7 @@ def new_call(h, signature, node, arity, y, batch):  # type: ignore[no-untyped-de
 @helper
 def collect_ids(h, call, first, count):  # type: ignore[no-untyped-def]
     """Lays the indices of a call's nodes end to end."""
-    nodes, order, data = nodes_at(h.nodes), row(h, ORDER), int64s(h.data)
+    nodes, order, data = nodes_at(h.nodes), int32s(h.order), int64s(h.data)
     q = signatures_at(h.signatures)[call.signature]
     floats = operators_at(h.operators)[q.op].floats
     if count == 1:
@@ -115,7 +100,7 @@ def finish_call(context, index, first, count):  # type: ignore[no-untyped-def]
 def run_length(context, first, stop):  # type: ignore[no-untyped-def]
     """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
     h = headers(context)[0]
-    nodes, args, order, mode, data = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, MODE), int64s(h.data)
+    nodes, args, order, mode, data = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int32s(h.mode), int64s(h.data)
     shapes, pool = shapes_at(h.shapes), int64s(h.pool)
     head = nodes[order[first]]
     q = signatures_at(h.signatures)[head.signature]
@@ -147,7 +132,7 @@ def run_length(context, first, stop):  # type: ignore[no-untyped-def]
 def call_run(context, first, count):  # type: ignore[no-untyped-def]
     """One call for a run of nodes; returns its number."""
     h = headers(context)[0]
-    nodes, args, order, mode = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, MODE)
+    nodes, args, order, mode = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int32s(h.mode)
     shapes, pool, arguments = shapes_at(h.shapes), int64s(h.pool), int64s(h.arguments)
     head = nodes[order[first]]
     q = signatures_at(h.signatures)[head.signature]
@@ -168,9 +153,9 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     weight become one product.
     """
     h = headers(context)[0]
-    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
     signatures, operators = signatures_at(h.signatures), operators_at(h.operators)
-    shapes, pool, call = shapes_at(h.shapes), int64s(h.pool), calls_at(h.calls)[index]
+    shapes, pool, call, keys = shapes_at(h.shapes), int64s(h.pool), calls_at(h.calls)[index], keys_at(h.keys)
     q = signatures[call.signature]
     shared = operators[q.op].shared
     head = nodes[order[call.first]]
@@ -184,7 +169,7 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
         return
     deferred = calls_at(h.deferred)
     if position > 0:
-        last_index = key_row(h, KEY_DEFERRED)[key]
+        last_index = keys[key].deferred
         last = deferred[last_index]
         follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or last.ids + last.batch == call.ids)
         for k in range(call.arity):
@@ -215,7 +200,7 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
         arguments[record.args + k] = arguments[call.args + k]
     call.deferred = h.deferred_count
     if key >= 0:
-        key_row(h, KEY_DEFERRED)[key] = h.deferred_count
+        keys[key].deferred = h.deferred_count
     h.deferred_count += 1
 
 
@@ -223,7 +208,7 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
 def gather(context, first, count, k, size, target):  # type: ignore[no-untyped-def]
     """A call that copies operand k of a group's nodes to `target`, end to end."""
     h = headers(context)[0]
-    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
     call = new_call(h, GATHER, order[first], 0, target, size)
     for i in range(count):
         arguments[call.args + i] = nodes[args[nodes[order[first + i]].args + k]].value
@@ -237,15 +222,15 @@ def gather(context, first, count, k, size, target):  # type: ignore[no-untyped-d
 def call_shared(context, first, count, key, position, scratch):  # type: ignore[no-untyped-def]
     """One call for a group of nodes with shared operands; scattered stacked operands are copied together first."""
     h = headers(context)[0]
-    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), int64s(h.arguments)
-    shapes, pool, gathered = shapes_at(h.shapes), int64s(h.pool), key_row(h, KEY_X)
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
+    shapes, pool, keys = shapes_at(h.shapes), int64s(h.pool), keys_at(h.keys)
     head = nodes[order[first]]
     q = signatures_at(h.signatures)[head.signature]
     shared = operators_at(h.operators)[q.op].shared
     stacked = 0
     base = take(h, 0)
     if position == 0 and key >= 0:
-        gathered[key] = -1
+        keys[key].x = -1
     starts = h.argument_count
     h.argument_count += head.arity
     for k in range(head.arity):
@@ -258,13 +243,13 @@ def call_shared(context, first, count, key, position, scratch):  # type: ignore[
                     contiguous = False
                     break
             if not contiguous:
-                if gathered[key] < 0:  # room for all stacked operands of all nodes of the key
+                if keys[key].x < 0:  # room for all stacked operands of all nodes of the key
                     total = 0
                     for other in range(head.arity):
                         if not is_shared(shared, other, head.arity):
                             total += shapes[pool[q.key + 2 + other]].item * shapes[pool[q.key + 2 + other]].batch
-                    gathered[key] = take(h, total * row(h, KEY_COUNT)[key])
-                base = gathered[key] + stacked * row(h, KEY_COUNT)[key] + position * size
+                    keys[key].x = take(h, total * keys[key].count)
+                base = keys[key].x + stacked * keys[key].count + position * size
                 gather(context, first, count, k, size, base)
                 start = base
             stacked += size
@@ -286,7 +271,7 @@ def call_shared(context, first, count, key, position, scratch):  # type: ignore[
 def place_alone(context, number):  # type: ignore[no-untyped-def]
     """Gives a node its memory and its call."""
     h = headers(context)[0]
-    nodes, args, order = nodes_at(h.nodes), int32s(h.args), row(h, ORDER)
+    nodes, args, order = nodes_at(h.nodes), int32s(h.args), int32s(h.order)
     node = nodes[number]
     q = signatures_at(h.signatures)[node.signature]
     operator = operators_at(h.operators)[q.op]
@@ -308,29 +293,28 @@ def place_alone(context, number):  # type: ignore[no-untyped-def]
 def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     """Gives the nodes order[first : first + count] of a key their memory and their calls."""
     h = headers(context)[0]
-    nodes, args, order, done = nodes_at(h.nodes), int32s(h.args), row(h, ORDER), row(h, KEY_DONE)
-    y, scratch = key_row(h, KEY_Y), key_row(h, KEY_SCRATCH)
+    nodes, args, order, keys = nodes_at(h.nodes), int32s(h.args), int32s(h.order), keys_at(h.keys)
     q = signatures_at(h.signatures)[nodes[order[first]].signature]
     operator = operators_at(h.operators)[q.op]
     if operator.flags & op.VIEW:
         for i in range(first, first + count):
             nodes[order[i]].value = nodes[args[nodes[order[i]].args]].value
         return
-    position = np_int(done[key])
+    position = np_int(keys[key].done)
     if position == 0:
-        y[key] = take(h, q.size * row(h, KEY_COUNT)[key])
-        scratch[key] = take(h, q.scratch * row(h, KEY_COUNT)[key]) if q.scratch > 0 else 0
+        keys[key].y = take(h, q.size * keys[key].count)
+        keys[key].scratch = take(h, q.scratch * keys[key].count) if q.scratch > 0 else 0
     for i in range(count):
-        nodes[order[first + i]].value = y[key] + (position + i) * q.size
-    done[key] += count
+        nodes[order[first + i]].value = keys[key].y + (position + i) * q.size
+    keys[key].done += count
     if operator.shared:
-        call_shared(context, first, count, key, position, scratch[key] + position * q.scratch)
+        call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
         return
     i = first
     while i < first + count:
         length = run_length(context, i, first + count)
         index = call_run(context, i, length)
-        calls_at(h.calls)[index].scratch = scratch[key] + (position + i - first) * q.scratch
+        calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
         i += length
 
 
@@ -343,33 +327,55 @@ def np_int(x):  # type: ignore[no-untyped-def]
 # ---- grouping --------------------------------------------------------------------------------------------------------
 
 
+@helper
+def want(h, number):  # type: ignore[no-untyped-def]
+    """Stamps a node if it has no value yet; returns how many nodes that makes, 0 or 1."""
+    own = works_at(h.work)[number]
+    if nodes_at(h.nodes)[number].value >= 0 or own.stamp == h.generation:
+        return 0
+    own.stamp = h.generation
+    own.unmet = 0
+    own.height = 0
+    own.start = -1
+    return 1
+
+
 @external("int64(int64, int64, int64)")
 def mark(context, targets, count):  # type: ignore[no-untyped-def]
-    """Stamps the nodes that the targets need and that have no value yet; returns the lowest and how many."""
+    """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
+
+    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
+    The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
+    `consumers`.
+    """
     h = headers(context)[0]
-    nodes, args, stamp, stack, wanted = nodes_at(h.nodes), int32s(h.args), row(h, STAMP), row(h, STACK), int64s(targets)
+    nodes, args, work, edges = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.consumers)
     h.generation += 1
-    depth, pending, lowest = 0, 0, h.node_count
+    waiting, number = 0, -1
     for t in range(count):
-        number = wanted[t]
-        if nodes[number].value < 0 and stamp[number] != h.generation:
-            stamp[number] = h.generation
-            stack[depth] = number
-            depth += 1
-    while depth > 0:
-        depth -= 1
-        number = np_int(stack[depth])
-        pending += 1
-        lowest = min(lowest, number)
-        node = nodes[number]
-        for k in range(node.arity):
-            source = args[node.args + k]
-            if nodes[source].value < 0 and stamp[source] != h.generation:
-                stamp[source] = h.generation
-                stack[depth] = source
-                depth += 1
-    h.pending = pending
-    return lowest
+        target = int64s(targets)[t]
+        waiting += want(h, target)
+        number = max(number, target)
+    h.highest = number
+    h.pending = waiting
+    while waiting > 0:
+        own = work[number]
+        if own.stamp == h.generation:
+            waiting -= 1
+            node = nodes[number]
+            for edge in range(node.args, node.args + node.arity):
+                new = want(h, args[edge])
+                waiting += new
+                h.pending += new
+                source = work[args[edge]]
+                if source.stamp == h.generation:
+                    own.unmet += 1
+                    source.height = max(source.height, own.height + 1)
+                    edges[2 * edge] = number
+                    edges[2 * edge + 1] = source.start
+                    source.start = edge
+        number -= 1
+    return number + 1
 
 
 @helper
@@ -421,96 +427,78 @@ def same_key(h, a, b):  # type: ignore[no-untyped-def]
     return True
 
 
-@external("void(int64, int64, int64)")
-def assign_keys(context, lowest, highest):  # type: ignore[no-untyped-def]
-    """Numbers the group keys of the stamped nodes."""
+@helper
+def make_ready(h, number):  # type: ignore[no-untyped-def]
+    """Appends a node to its key's list of ready nodes; says whether it is the first."""
+    work, keys = works_at(h.work), keys_at(h.keys)
+    key = keys[work[number].key]
+    work[number].next = -1
+    is_first = key.head < 0
+    if is_first:
+        key.head = number
+    else:
+        work[key.tail].next = number
+    key.tail = number
+    return is_first
+
+
+@helper
+def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
+    """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
+    nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
+    node, slot = nodes[number], -1
+    if not stands_alone(h, node):
+        slot = key_code(h, node) & (size - 1)
+        # a slot is in use if the key that it names says so: the table need not be cleared
+        while slots[slot] < count and keys[slots[slot]].slot == slot:
+            if same_key(h, nodes[keys[slots[slot]].node], node):
+                return np_int(slots[slot])
+            slot = (slot + 1) & (size - 1)
+        slots[slot] = count
+    key = keys[count]
+    key.slot = slot
+    key.node = number
+    key.count = 0
+    key.head = -1
+    key.done = 0
+    key.height = 0
+    return count
+
+
+@external("int64(int64, int64)")
+def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
+    """Gives each stamped node its key, and each key the list of its nodes that are ready; returns how many keys."""
     h = headers(context)[0]
-    nodes, stamp, key_of, height = nodes_at(h.nodes), row(h, STAMP), row(h, KEY_OF), row(h, HEIGHT)
-    slots, key_node, key_count = row(h, SLOTS), row(h, KEY_NODE), row(h, KEY_COUNT)
-    key_head, key_done, key_height = row(h, KEY_HEAD), row(h, KEY_DONE), key_row(h, KEY_HEIGHT)
+    work, keys = works_at(h.work), keys_at(h.keys)
     size = 16
-    while size < 2 * h.pending and 2 * size <= h.node_capacity:
+    while size < 2 * h.pending:
         size *= 2
-    for i in range(size):
-        slots[i] = 0
-    keys = 0
-    for number in range(lowest, highest + 1):
-        if stamp[number] != h.generation:
-            continue
-        node = nodes[number]
-        key = -1
-        if not stands_alone(h, node):
-            slot = key_code(h, node) & (size - 1)
-            while slots[slot] != 0:
-                if same_key(h, nodes[key_node[slots[slot] - 1]], node):
-                    key = slots[slot] - 1
-                    break
-                slot = (slot + 1) & (size - 1)
-            if key < 0:
-                slots[slot] = keys + 1
-        if key < 0:
-            key = keys
-            keys += 1
-            key_node[key] = number
-            key_count[key] = 0
-            key_head[key] = -1
-            key_done[key] = 0
-            key_height[key] = 0
-        key_of[number] = key
-        key_count[key] += 1
-        key_height[key] += height[number]
-
-
-@external("void(int64, int64, int64)")
-def link_consumers(context, lowest, highest):  # type: ignore[no-untyped-def]
-    """Counts each stamped node's pending operands, lists its consumers, and finds its distance to the target."""
-    h = headers(context)[0]
-    nodes, args, stamp, consumers = nodes_at(h.nodes), int32s(h.args), row(h, STAMP), int32s(h.consumers)
-    unmet, height, start, fill = row(h, UNMET), row(h, HEIGHT), row(h, START), row(h, FILL)
-    for number in range(lowest, highest + 1):
-        if stamp[number] == h.generation:
-            unmet[number] = 0
-            height[number] = 0
-            start[number] = 0
-    for number in range(highest, lowest - 1, -1):
-        if stamp[number] != h.generation:
-            continue
-        node = nodes[number]
-        for k in range(node.arity):
-            source = args[node.args + k]
-            if stamp[source] == h.generation:
-                unmet[number] += 1
-                start[source] += 1
-                height[source] = max(height[source], height[number] + 1)
-    total = 0
-    for number in range(lowest, highest + 1):
-        if stamp[number] == h.generation:
-            count = start[number]
-            start[number] = total
-            fill[number] = total
-            total += count
-    for number in range(lowest, highest + 1):
-        if stamp[number] == h.generation:
-            node = nodes[number]
-            for k in range(node.arity):
-                source = args[node.args + k]
-                if stamp[source] == h.generation:
-                    consumers[fill[source]] = number
-                    fill[source] += 1
+    count = 0
+    for number in range(lowest, h.highest + 1):
+        own = work[number]
+        if own.stamp == h.generation:
+            own.key = key_of(h, number, size, count)
+            count += own.key == count
+            key = keys[own.key]
+            key.count += 1
+            key.height += own.height
+            if own.unmet == 0:
+                make_ready(h, number)
+    return count
 
 
 @helper
 def before(h, a, b):  # type: ignore[no-untyped-def]
     """Whether key a goes before key b: its nodes are on average farther from the target."""
-    count, height = row(h, KEY_COUNT), key_row(h, KEY_HEIGHT)
-    left, right = height[a] * count[b], height[b] * count[a]
-    return left > right or (left == right and a < b)
+    keys = keys_at(h.keys)
+    left, right = keys[a].height * keys[b].count, keys[b].height * keys[a].count
+    return left > right or (left == right and a > b)
 
 
 @helper
 def push(h, size, key):  # type: ignore[no-untyped-def]
     """Adds a key to the heap of `size` keys."""
-    heap = row(h, HEAP)
+    heap = int32s(h.heap)
     i = np_int(size)
     while i > 0 and before(h, key, heap[(i - 1) // 2]):
         heap[i] = heap[(i - 1) // 2]
@@ -522,7 +510,7 @@ def push(h, size, key):  # type: ignore[no-untyped-def]
 def pop(context, size):  # type: ignore[no-untyped-def]
     """Takes the first key from the heap of `size` keys."""
     h = headers(context)[0]
-    heap = row(h, HEAP)
+    heap = int32s(h.heap)
     result, last = heap[0], heap[size - 1]
     size -= 1
     i = 0
@@ -538,51 +526,36 @@ def pop(context, size):  # type: ignore[no-untyped-def]
     return result
 
 
-@external("int64(int64, int64, int64)")
-def make_ready(context, number, heap_size):  # type: ignore[no-untyped-def]
-    """Appends a node to its key's list of ready nodes; returns the heap's new size."""
+@external("void(int64, int64)")
+def schedule(context, count):  # type: ignore[no-untyped-def]
+    """Groups and orders the stamped nodes, which have `count` keys."""
     h = headers(context)[0]
-    key_head, key_tail, following = row(h, KEY_HEAD), row(h, KEY_TAIL), row(h, NEXT)
-    key = row(h, KEY_OF)[number]
-    following[number] = -1
-    if key_head[key] < 0:
-        key_head[key] = number
-        push(h, heap_size, key)
-        heap_size += 1
-    else:
-        following[key_tail[key]] = number
-    key_tail[key] = number
-    return heap_size
-
-
-@external("void(int64, int64, int64)")
-def schedule(context, lowest, highest):  # type: ignore[no-untyped-def]
-    """Groups and orders the stamped nodes."""
-    h = headers(context)[0]
-    stamp, unmet, order = row(h, STAMP), row(h, UNMET), row(h, ORDER)
-    key_head, following, start, fill = row(h, KEY_HEAD), row(h, NEXT), row(h, START), row(h, FILL)
-    consumers = int32s(h.consumers)
+    work, keys, order, edges = works_at(h.work), keys_at(h.keys), int32s(h.order), int32s(h.consumers)
     heap_size = 0
-    for number in range(lowest, highest + 1):
-        if stamp[number] == h.generation and unmet[number] == 0:
-            heap_size = make_ready(context, number, heap_size)
+    for key in range(count):
+        if keys[key].head >= 0:
+            push(h, heap_size, key)
+            heap_size += 1
     while heap_size > 0:
         key = pop(context, heap_size)
         heap_size -= 1
         first = h.order_count
-        number = key_head[key]
-        key_head[key] = -1
+        number = keys[key].head
+        keys[key].head = -1
         while number >= 0:
             order[h.order_count] = number
             h.order_count += 1
-            number = following[number]
+            number = work[number].next
         place_group(context, key, first, h.order_count - first)
         for i in range(first, h.order_count):
-            for j in range(start[order[i]], fill[order[i]]):
-                consumer = consumers[j]
-                unmet[consumer] -= 1
-                if unmet[consumer] == 0:
-                    heap_size = make_ready(context, consumer, heap_size)
+            edge = work[order[i]].start
+            while edge >= 0:
+                consumer = edges[2 * edge]
+                work[consumer].unmet -= 1
+                if work[consumer].unmet == 0 and make_ready(h, consumer):
+                    push(h, heap_size, work[consumer].key)
+                    heap_size += 1
+                edge = edges[2 * edge + 1]
 
 
 @entry("int64(int64, int64, int64)")
@@ -595,18 +568,10 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     lowest = mark(context, targets, count)
     if h.pending == 0:
         return 0
-    highest = np_int(lowest)
-    for t in range(count):
-        highest = max(highest, int64s(targets)[t])
-    stamp = row(h, STAMP)
     if h.pending <= DIRECT or h.autobatch == 0:
-        for number in range(lowest, highest + 1):
-            if stamp[number] == h.generation:
+        for number in range(lowest, h.highest + 1):
+            if works_at(h.work)[number].stamp == h.generation:
                 place_alone(context, number)
     else:
-        link_consumers(context, lowest, highest)
-        assign_keys(context, lowest, highest)
-        schedule(context, lowest, highest)
+        schedule(context, assign_keys(context, lowest))
     return OUT_OF_MEMORY if h.value_top > h.value_end else 0
-
-

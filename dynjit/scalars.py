@@ -3,7 +3,8 @@
 Each function is a plain Python formula.  A compiled function that calls it with a float64 gets that formula.  With a
 float32 it gets the approximation named in `@fast(...)`: branch-free arithmetic, which LLVM turns into vector code, and
 whose largest error stands in the docstring ("relative" is to the true value, 1.2e-7 is one unit in the last place).
-Called from Python, and by CUDA kernels (`FUNCTIONS` lists what to register for them), the formula serves every type.
+Called from Python, the formula serves every type.  CUDA kernels get the approximation too, unless the formulas, which
+`FUNCTIONS` lists, are registered as overloads for them: then the device's own exp and log serve.
 
 All functions give NaN for NaN, and at +-inf and outside of float32's range the limit of the true function.
 """

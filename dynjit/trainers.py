@@ -14,7 +14,7 @@ import numpy as np
 
 from dynjit.arena import float32s, int64s, space
 from dynjit.errors import GradientError, located
-from dynjit.jit import Compiled, add_entry, entry, helper
+from dynjit.jit import Compiled, add_entry, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.memory import reserve
 from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, Stored
 from dynjit.scalars import ONE, ZERO
@@ -32,6 +32,7 @@ def compiled_rule(step: Callable) -> Compiled:
         bases = int64s(buffers)
         values, gradients, settings = float32s(bases[0]), float32s(bases[1]), float32s(numbers)
         first, second, third = float32s(bases[2]), float32s(bases[3]), float32s(bases[4])
+        mode = flush_denormals()
         for row in range(rows):
             if marks >= 0:
                 if gradients[marks + row] == ZERO:
@@ -42,6 +43,7 @@ def compiled_rule(step: Callable) -> Compiled:
             step(p, g, first[at : at + item], second[at : at + item], third[at : at + item], settings)
             for i in range(item):
                 g[i] = ZERO
+        set_floating_point_mode(mode)
 
     update.__name__ = update.__qualname__ = step.__name__ + "_update"
     return add_entry(update, "void(int64, int64, int64, int64, int64, int64)")

@@ -32,18 +32,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--contestants", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=str(KINDS))
     parser.add_argument("--no-construction", action="store_true", help="leave out the time per node of building")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each variant in each round")
+    parser.add_argument("--rounds", type=int, help="default: 5")
+    parser.add_argument("--seconds", type=float, help="of each variant in each round; default: 1")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="2 rounds of 0.2 seconds; writes quick.* unless named")
+    parser.add_argument(
+        "--quick", action="store_true", help="by default 2 rounds of 0.2 seconds; writes quick.* unless named"
+    )
     parser.add_argument(
         "--data", metavar="FOLDER", help="with trees/ and tags/ (see perf/data.py); else synthetic data"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--name", help="of the files written; default: latest")
     options = parser.parse_args()
-    if options.quick:
-        options.rounds, options.seconds = 2, 0.2
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or (0.2 if options.quick else 1.0)
     options.name = options.name or ("quick" if options.quick else "latest")
     options.data = str(Path(options.data).resolve()) if options.data else None
     return options

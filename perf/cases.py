@@ -36,6 +36,11 @@ class Case:
             parts.append("infer")
         return "-".join(parts)
 
+    @property
+    def memory_mib(self) -> int:
+        """What DyNet is given to start with: its default, or more, because it cannot batch and enlarge its memory."""
+        return 2048 if self.examples > 100 or max(self.sizes.values(), default=0) > 512 else 512
+
     def steps(self, corpus: Corpus) -> list[list[Any]]:
         """What one pass goes through: a list of steps, each a list of examples."""
         if self.model == "lm":

@@ -16,6 +16,7 @@ from perf.contestants import Contestant, ContestantError, styles
 from perf.environments import BLAS_OVERRIDES
 
 Progress = Callable[[str], None]
+QUIET = 0.9  # a round in which the process got less of a core than this was disturbed by others
 
 
 def machine() -> dict[str, Any]:
@@ -45,7 +46,7 @@ def measure_case(
     """
     results: dict[str, Any] = {}
     with ExitStack() as stack:
-        contestants = [stack.enter_context(closing(Contestant(kind, threads, data))) for kind in kinds]
+        contestants = [stack.enter_context(closing(Contestant(kind, threads, data, case.memory_mib))) for kind in kinds]
         variants: list[tuple[Contestant, str, str]] = []
         for contestant in contestants:
             for style, answer in prepared(contestant, case).items():
@@ -63,11 +64,20 @@ def measure_case(
                 except ContestantError as error:
                     results[name] = {"error": str(error)}
                     variants.remove((contestant, style, name))
-    for result in results.values():
-        if "rounds" in result:
-            result["median"] = {part: median(r[part] for r in result["rounds"]) for part in result["rounds"][0]}
-            result["least"] = min(r["total"] for r in result["rounds"])
-    return results
+    return {name: summary(result) for name, result in results.items()}
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with medians over its rounds, over the undisturbed ones if there are any."""
+    if "rounds" not in result:
+        return result
+    quiet = [found for found in result["rounds"] if found["share"] >= QUIET]
+    rounds = quiet or result["rounds"]
+    return result | {
+        "median": {part: median(found[part] for found in rounds) for part in rounds[0]},
+        "least": min(found["total"] for found in rounds),
+        "disturbed": len(result["rounds"]) - len(quiet),
+    }
 
 
 def prepared(contestant: Contestant, case: Case) -> dict[str, Any]:

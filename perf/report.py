@@ -44,18 +44,23 @@ def least(case: dict[str, Any], toolkit: str) -> float:
     )
 
 
-def unrest(cases: dict[str, Any]) -> float:
-    """By how many percent the median round of a variant is slower than its fastest, in the median of all variants.
-
-    A few percent are normal; more means that the machine had other things to do.
-    """
-    medians = [
-        result["median"]["total"] / result["least"] - 1
-        for case in cases.values()
-        for result in case.values()
-        if "least" in result
-    ]
-    return 100 * median(medians) if medians else nan
+def unrest(cases: dict[str, Any]) -> str:
+    """How quiet the machine was: the spread of the rounds, and in how many of them others took a core away."""
+    found = [result for case in cases.values() for result in case.values() if "median" in result]
+    if not found:
+        return ""
+    spread = 100 * median(result["median"]["total"] / result["least"] - 1 for result in found)
+    disturbed, rounds = (
+        sum(counts) for counts in zip(*((r["disturbed"], len(r["rounds"])) for r in found), strict=True)
+    )
+    without = sum(result["disturbed"] == len(result["rounds"]) for result in found)
+    text = f" Median rounds are {spread:.0f} % slower than the fastest."
+    if disturbed:
+        text += (
+            f" {disturbed} of {rounds} rounds were disturbed by other programs and do not count, except for the "
+            f"variants without an undisturbed one ({without}, marked with *)."
+        )
+    return text
 
 
 def milliseconds(value: float) -> str:
@@ -75,33 +80,28 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
+def best_cell(case: dict[str, Any], toolkit: str) -> str:
+    """Time of the toolkit's best variant with its name; an asterisk if all its rounds were disturbed."""
+    found = best_variant(case, toolkit)
+    if not found:
+        return ""
+    variant, times = found
+    name = f" ({short_name(variant)})" if short_name(variant) else ""
+    mark = "*" if case[variant]["disturbed"] == len(case[variant]["rounds"]) else ""
+    return milliseconds(times["total"]) + mark + name
+
+
 def case_table(cases: dict[str, Any]) -> str:
     """Milliseconds per tree or sentence of each toolkit's best variant, and the ratios."""
     rows = []
     for name, case in cases.items():
         dynjit, dynet, torch = (best_variant(case, toolkit) for toolkit in TOOLKITS)
-        cells = [
-            f"{milliseconds(found[1]['total'])}{' (' + short_name(found[0]) + ')' if short_name(found[0]) else ''}"
-            if found
-            else ""
-            for found in (dynjit, dynet, torch)
-        ]
         fastest = least(case, "dynet") / least(case, "dynjit")
-        rows.append(
-            [name, *cells, ratio(dynet, dynjit), "" if isnan(fastest) else f"{fastest:.2f}", ratio(torch, dynjit)]
-        )
-    return table(
-        [
-            "ms per example",
-            "dynjit",
-            "DyNet (autobatch)",
-            "PyTorch",
-            "DyNet/dynjit",
-            "fastest rounds",
-            "PyTorch/dynjit",
-        ],
-        rows,
-    )
+        cells = [best_cell(case, toolkit) for toolkit in TOOLKITS]
+        ratios = [ratio(dynet, dynjit), "" if isnan(fastest) else f"{fastest:.2f}", ratio(torch, dynjit)]
+        rows.append([name, *cells, *ratios])
+    header = ["dynjit", "DyNet (autobatch)", "PyTorch", "DyNet/dynjit", "fastest rounds", "PyTorch/dynjit"]
+    return table(["ms per example", *header], rows)
 
 
 def split_table(cases: dict[str, Any]) -> str:
@@ -184,7 +184,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"data: {results['data']}."
     )
     if results["cases"]:
-        head += f" Median rounds are {unrest(results['cases']):.0f} % slower than the fastest."
+        head += unrest(results["cases"])
     parts = [head]
     if results["cases"]:
         parts += [

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, TextIO
 
 import numpy as np
@@ -123,15 +123,19 @@ class Worker:
         return runner.train if self.case.is_training else runner.infer
 
     def measure(self, style: str, seconds: float) -> dict[str, float]:
-        """Whole passes for at least so many seconds; milliseconds per tree or sentence, in parts and in total."""
+        """Whole passes for at least so many seconds; milliseconds per tree or sentence, in parts and in total.
+
+        `share` is the processor time that this process got in a second: much less than 1 if others used the machine.
+        """
         spent = np.zeros(len(PARTS))
         passes = 0
-        start = perf_counter()
+        start, start_processor = perf_counter(), process_time()
         while passes == 0 or perf_counter() - start < seconds:
             spent += run_pass(self.step(style), self.steps)[1]
             passes += 1
+        share = (process_time() - start_processor) / (perf_counter() - start)
         milliseconds = spent / (passes * self.items) * 1e3
-        return {**dict(zip(PARTS, milliseconds.tolist())), "total": float(milliseconds.sum())}
+        return {**dict(zip(PARTS, milliseconds.tolist())), "total": float(milliseconds.sum()), "share": share}
 
     def construction(self, rounds: int) -> dict[str, float | str]:
         """Nanoseconds per node by operator."""

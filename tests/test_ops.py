@@ -160,7 +160,7 @@ def test_grouped_equals_single(operator: op.Operator, case: op.Case) -> None:
         graph.current.evaluate(numbers)
         cpu.start_backward.call(graph.current.address, numbers[0], 1)
         for number in numbers:
-            graph.current.storage.rows["reached"][number] = graph.current.header["reach"]
+            graph.current.storage.arrays["work"]["reached"][number] = graph.current.header["reach"]
             graph.current.gradient(number)[:] = random.uniform(0.5, 1, graph.current.shape(number).size)
         graph.current.run_backward()
         found.append((

@@ -227,7 +227,7 @@ def public_list(operator: Operator, name: str, doc: str) -> Callable[[list[Any]]
     """The public function of an operator on a list."""
 
     def public(xs):  # type: ignore[no-untyped-def]
-        return operator(list(xs))
+        return operator(xs)
 
     public.__name__ = public.__qualname__ = name
     public.__module__ = __name__

@@ -10,7 +10,7 @@ import numpy as np
 from dynjit import errors, op
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
-from dynjit.op import SHARED, define, native
+from dynjit.op import SHARED, Case, define, native
 from dynjit.scalars import ONE
 from dynjit.shape import MAX_RANK, Result, Shape, dims_of
 
@@ -60,10 +60,21 @@ def lookup_d0(g, x0, y, item, item0, batch, ids):
 
 
 
-LOOKUP = define("lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,),
-                group=(SHARED,))  # fmt: skip
-LOOKUP_BATCH = define("lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,),
-                      group=(SHARED,))  # fmt: skip
+def lookup_reference(table: np.ndarray, index: int) -> np.ndarray:
+    return table[..., index]
+
+
+# the cases' tables leave room behind them, where the gradients of a real table have the rows' marks
+LOOKUP = define(
+    "lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
+    reference=lookup_reference,
+    cases=(Case(((3, 4),), arguments=(2,)), Case(((1, 1),), arguments=(0,)), Case(((2, 2, 3),), arguments=(1,))),
+)  # fmt: skip
+LOOKUP_BATCH = define(
+    "lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
+    reference=lookup_reference,
+    cases=(Case(((3, 4),), arguments=([2, 0, 2],)), Case(((1, 1),), arguments=([0, 0],))),
+)  # fmt: skip
 
 
 @native(LOOKUP)
@@ -174,3 +185,48 @@ def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
 def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
     """Rows of a lookup table as a mini-batch; see `lookup`.  Raises ValueError for an empty list."""
     return lookup_rows(p if update else p.constant(), indices)
+
+
+# ---- inputs that are mostly one number -------------------------------------------------------------------------------
+
+
+def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> Any:
+    """A vector of `d` numbers that is 1 at `idx`, else 0; of a list `idx`, a mini-batch of them.
+
+    Raises IndexError unless 0 <= idx < d, ValueError for an empty list.
+    """
+    indices = np.atleast_1d(as_numbers("one_hot", idx))
+    if indices.size == 0:
+        raise ValueError(errors.located("one_hot: needs one index or more, got none"))
+    for index in indices:
+        if not 0 <= index < d:
+            raise IndexError(errors.located(f"one_hot: needs indices from 0 to {d - 1}, got {index}"))
+    values = np.zeros((indices.size, d))
+    values[np.arange(indices.size), indices.astype(np.int64)] = 1
+    return add_leaf(INPUT, Shape((d,), indices.size), values.ravel())
+
+
+def sparse_inputTensor(
+    idxs: Sequence[Sequence[int]], values: Sequence[float], shape: tuple[int, ...], batched: bool = False,
+    defval: float = 0.0, device: str = "",
+) -> Any:  # fmt: skip
+    """A constant that is values[i] at (idxs[0][i], idxs[1][i], ...), else `defval`; of repeated places the last counts.
+
+    batched: the last axis of `shape` is the mini-batch.
+    Raises TypeError unless `values` is flat, ValueError unless each axis has a list of as many indices, IndexError for one
+    out of range.
+    """
+    numbers, dims = as_numbers("sparse_inputTensor", values), dims_of("sparse_inputTensor", shape)
+    if numbers.ndim != 1:
+        raise TypeError(errors.located(f"sparse_inputTensor: needs a flat list of values, got shape {numbers.shape}"))
+    if len(idxs) != len(dims) or any(len(indices) != numbers.size for indices in idxs):
+        got = [len(indices) for indices in idxs]
+        needs = f"{len(dims)} lists of {numbers.size} indices"
+        raise ValueError(errors.located(f"sparse_inputTensor: needs {needs}, got lists of {got}"))
+    for indices, size in zip(idxs, dims, strict=True):
+        for index in indices:
+            if not 0 <= index < size:
+                raise IndexError(errors.located(f"sparse_inputTensor: needs indices from 0 to {size - 1}, got {index}"))
+    array = np.full(dims, defval, np.float64)
+    array[tuple(np.asarray(indices, np.int64) for indices in idxs)] = numbers
+    return inputTensor(array, batched)

@@ -8,8 +8,9 @@ import numpy as np
 
 from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
 from dynjit.errors import ShapeError
-from dynjit.jit import kernel
+from dynjit.jit import helper, kernel
 from dynjit.op import SHARED, STACKED, Case, define, native
+from dynjit.scalars import NAN, ONE, ZERO, log
 from dynjit.shape import Result, Shape
 
 # ---- product ---------------------------------------------------------------------------------------------------------
@@ -247,3 +248,329 @@ def add_product(p: Any, w: Any, x: Any) -> Any:
     Raises ShapeError unless the shapes fit.
     """
     return ADD_PRODUCT(p, w, x)
+
+
+# ---- contract3d ------------------------------------------------------------------------------------------------------
+
+
+def contract3d_1d_shape(x: Shape, y: Shape, b: Shape | None = None) -> Shape:
+    batches = {shape.batch for shape in (x, y, b) if shape} - {1}
+    if len(x.dims) != 3 or y.dims != x.dims[2:] or (b and b.dims != x.dims[:2]) or len(batches) > 1:
+        needs = "x (a, b, c), y (c,) and perhaps a bias (a, b), with mini-batches that are equal or 1"
+        raise ShapeError("contract3d_1d", needs, x, y, *([b] if b else []))
+    return Shape(x.dims[:2], max(batches, default=1))
+
+
+@kernel
+def contract3d_1d_forward(v, x0, x1, y, item, item0, item1, batch, step0, step1):
+    for b in range(batch):
+        x, z = v[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item1]
+        gemm_nn(x, z, v[y + b * item : y + (b + 1) * item], item, 1, item1, 0)
+
+
+@kernel
+def contract3d_1d_d0(v, g, x0, x1, y, item, item0, item1, batch, step0, step1):
+    for b in range(batch):
+        dx, z = g[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item1]
+        gemm_nt(g[y + b * item : y + (b + 1) * item], z, dx, item, item1, 1, 1)
+
+
+@kernel
+def contract3d_1d_d1(v, g, x0, x1, y, item, item0, item1, batch, step0, step1):
+    for b in range(batch):
+        x, dz = v[x0 + b * step0 : x0 + b * step0 + item0], g[x1 + b * step1 : x1 + b * step1 + item1]
+        gemm_tn(x, g[y + b * item : y + (b + 1) * item], dz, item1, 1, item, 1)
+
+
+CONTRACT3D_1D = define("contract3d_1d", shape=contract3d_1d_shape, params="xx", forward=contract3d_1d_forward,
+    backward=(contract3d_1d_d0, contract3d_1d_d1), group=(STACKED, STACKED), reference=lambda x, y: x @ y,
+    cases=(Case(((2, 3, 4), (4,))), Case(((1, 1, 1), (1,))), Case((((2, 3, 4), 2), (4,))),
+           Case(((2, 3, 4), ((4,), 2)))))  # fmt: skip
+
+
+@native(CONTRACT3D_1D)
+def contract3d_1d(x: Any, y: Any) -> Any:
+    """z_ij = sum_k x_ijk y_k.
+
+    x: (a, b, c);  y: (c,);  the result: (a, b);  mini-batches equal or 1.  Raises ShapeError unless the shapes fit.
+    """
+    return CONTRACT3D_1D(x, y)
+
+
+@kernel
+def contract3d_1d_bias_forward(v, x0, x1, x2, y, item, item0, item1, batch, step0, step1, step2):
+    for b in range(batch):
+        x, z = v[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item1]
+        bias, out = v[x2 + b * step2 : x2 + b * step2 + item], v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = bias[i]
+        gemm_nn(x, z, out, item, 1, item1, 1)
+
+
+@kernel
+def contract3d_1d_bias_d2(g, x2, y, item, batch, step2):
+    for b in range(batch):
+        db, dy = g[x2 + b * step2 : x2 + b * step2 + item], g[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            db[i] += dy[i]
+
+
+CONTRACT3D_1D_BIAS = define("contract3d_1d_bias", shape=contract3d_1d_shape, params="xxx",
+    forward=contract3d_1d_bias_forward, backward=(contract3d_1d_d0, contract3d_1d_d1, contract3d_1d_bias_d2),
+    group=(STACKED, STACKED, STACKED), reference=lambda x, y, b: x @ y + b,
+    cases=(Case(((2, 3, 4), (4,), (2, 3))), Case(((1, 1, 1), (1,), (1, 1))), Case((((2, 3, 4), 2), (4,), (2, 3))),
+           Case(((2, 3, 4), ((4,), 2), ((2, 3), 2)))))  # fmt: skip
+
+
+@native(CONTRACT3D_1D_BIAS)
+def contract3d_1d_bias(x: Any, y: Any, b: Any) -> Any:
+    """z_ij = b_ij + sum_k x_ijk y_k.
+
+    x: (a, b, c);  y: (c,);  b: (a, b);  mini-batches equal or 1.  Raises ShapeError unless the shapes fit.
+    """
+    return CONTRACT3D_1D_BIAS(x, y, b)
+
+
+def contract3d_1d_1d(x: Any, y: Any, z: Any) -> Any:
+    """w_i = sum_jk x_ijk z_j y_k.
+
+    x: (a, b, c);  y: (c,);  z: (b,);  the result: (a,);  mini-batches equal or 1.
+    Raises ShapeError unless the shapes fit.
+    """
+    return product(contract3d_1d(x, y), z)
+
+
+def contract3d_1d_1d_bias(x: Any, y: Any, z: Any, b: Any) -> Any:
+    """w_i = b_i + sum_jk x_ijk z_j y_k; see `contract3d_1d_1d`.  b: (a,)."""
+    return add_product(b, contract3d_1d(x, y), z)
+
+
+# ---- circ_conv, circ_corr --------------------------------------------------------------------------------------------
+
+
+@helper
+def add_convolution(a, b, out):
+    """out_i += sum_j a_j b_(i - j), indices modulo the length."""
+    n = a.size
+    for j in range(n):
+        to, x = out[j:n], b[0 : n - j]
+        for i in range(n - j):
+            to[i] += a[j] * x[i]
+        to, x = out[0:j], b[n - j : n]
+        for i in range(j):
+            to[i] += a[j] * x[i]
+
+
+@helper
+def add_correlation(a, b, out):
+    """out_i += sum_j a_j b_(i + j), indices modulo the length."""
+    n = a.size
+    for j in range(n):
+        to, x = out[0 : n - j], b[j:n]
+        for i in range(n - j):
+            to[i] += a[j] * x[i]
+        to, x = out[n - j : n], b[0:j]
+        for i in range(j):
+            to[i] += a[j] * x[i]
+
+
+def circular_shape(u: Shape, x: Shape) -> Shape:
+    batches = {u.batch, x.batch} - {1}
+    if u.dims != x.dims or len(u.dims) != 1 or len(batches) > 1:
+        raise ShapeError("circ_conv, circ_corr", "two vectors (n,), with mini-batches that are equal or 1", u, x)
+    return Shape(u.dims, max(batches, default=1))
+
+
+@kernel
+def circ_conv_forward(v, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        out = v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = 0
+        add_convolution(v[x0 + b * step0 : x0 + b * step0 + item], v[x1 + b * step1 : x1 + b * step1 + item], out)
+
+
+@kernel
+def circ_conv_d0(v, g, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        x, du = v[x1 + b * step1 : x1 + b * step1 + item], g[x0 + b * step0 : x0 + b * step0 + item]
+        add_correlation(x, g[y + b * item : y + (b + 1) * item], du)
+
+
+@kernel
+def circ_conv_d1(v, g, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        u, dx = v[x0 + b * step0 : x0 + b * step0 + item], g[x1 + b * step1 : x1 + b * step1 + item]
+        add_correlation(u, g[y + b * item : y + (b + 1) * item], dx)
+
+
+CIRCULAR = (Case(((5,), (5,))), Case(((1,), (1,))), Case((((4,), 2), (4,))), Case(((4,), ((4,), 2))))
+
+CIRC_CONV = define("circ_conv", shape=circular_shape, params="xx", forward=circ_conv_forward,
+    backward=(circ_conv_d0, circ_conv_d1), group=(STACKED, STACKED), cases=CIRCULAR,
+    reference=lambda u, x: np.array([sum(u[j] * x[i - j] for j in range(len(u))) for i in range(len(u))]))  # fmt: skip
+
+
+@native(CIRC_CONV)
+def circ_conv(u: Any, v: Any) -> Any:
+    """Circular convolution z_i = sum_j u_j v_(i - j), indices modulo n.
+
+    u, v: (n,), mini-batches equal or 1.  Raises ShapeError for other shapes.
+    """
+    return CIRC_CONV(u, v)
+
+
+@kernel
+def circ_corr_forward(v, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        out = v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = 0
+        add_correlation(v[x0 + b * step0 : x0 + b * step0 + item], v[x1 + b * step1 : x1 + b * step1 + item], out)
+
+
+@kernel
+def circ_corr_d0(v, g, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        x, du = v[x1 + b * step1 : x1 + b * step1 + item], g[x0 + b * step0 : x0 + b * step0 + item]
+        add_correlation(g[y + b * item : y + (b + 1) * item], x, du)
+
+
+@kernel
+def circ_corr_d1(v, g, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        u, dx = v[x0 + b * step0 : x0 + b * step0 + item], g[x1 + b * step1 : x1 + b * step1 + item]
+        add_convolution(u, g[y + b * item : y + (b + 1) * item], dx)
+
+
+CIRC_CORR = define("circ_corr", shape=circular_shape, params="xx", forward=circ_corr_forward,
+    backward=(circ_corr_d0, circ_corr_d1), group=(STACKED, STACKED), cases=CIRCULAR,
+    reference=lambda u, x: np.array([(u * np.roll(x, -i)).sum() for i in range(len(u))]))  # fmt: skip
+
+
+@native(CIRC_CORR)
+def circ_corr(u: Any, v: Any) -> Any:
+    """Circular correlation z_i = sum_j u_j v_(i + j), indices modulo n.
+
+    u, v: (n,), mini-batches equal or 1.  Raises ShapeError for other shapes.
+    """
+    return CIRC_CORR(u, v)
+
+
+# ---- inverse, logdet -------------------------------------------------------------------------------------------------
+
+
+@helper
+def invert(a, out, n):
+    """out = inverse of the column-major (n, n) matrix `a`, which is used up; returns the determinant's logarithm.
+
+    Gauss-Jordan elimination of columns; the pivot is the largest element of what is left of a row.
+    The result is infinite or NaN for a singular matrix, the logarithm NaN for a negative determinant.
+    """
+    for i in range(n * n):
+        out[i] = 0
+    for c in range(n):
+        out[c * n + c] = ONE
+    total, is_negative = a[0] - a[0], False
+    for k in range(n):
+        pivot = k
+        for c in range(k + 1, n):
+            if abs(a[c * n + k]) > abs(a[pivot * n + k]):
+                pivot = c
+        top = a[pivot * n + k]
+        is_negative ^= (top < ZERO) ^ (pivot != k)
+        total += log(abs(top))
+        for matrix in (a, out):
+            p, q = matrix[k * n : (k + 1) * n], matrix[pivot * n : (pivot + 1) * n]
+            for r in range(n):
+                p[r], q[r] = q[r] / top, p[r] if pivot != k else q[r] / top
+        for c in range(n):
+            factor = a[c * n + k]
+            if c != k:
+                for matrix in (a, out):
+                    x, p = matrix[c * n : (c + 1) * n], matrix[k * n : (k + 1) * n]
+                    for r in range(n):
+                        x[r] -= factor * p[r]
+    return NAN * total if is_negative else total
+
+
+def inverse_shape(x: Shape) -> Result:
+    if len(x.dims) != 2 or x.rows != x.cols:
+        raise ShapeError("inverse", "a square matrix (n, n)", x)
+    return Result(x, scratch=x.item)
+
+
+@kernel
+def inverse_forward(v, x0, y, s, rows, item, batch):
+    for b in range(batch):
+        x, work = v[x0 + b * item : x0 + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
+        for i in range(item):
+            work[i] = x[i]
+        invert(work, v[y + b * item : y + (b + 1) * item], rows)
+
+
+@kernel
+def inverse_d0(v, g, x0, y, s, rows, item, batch):  # dX -= Y' dY Y'
+    for b in range(batch):
+        out, dy = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item]
+        work, dx = g[s + b * item : s + (b + 1) * item], g[x0 + b * item : x0 + (b + 1) * item]
+        gemm_tn(out, dy, work, rows, rows, rows, 0)
+        for i in range(item):
+            work[i] = -work[i]
+        gemm_nt(work, out, dx, rows, rows, rows, 1)
+
+
+SQUARE = (Case(((4, 4),), 1, 3), Case(((1, 1),), 1, 2), Case((((2, 2), 3),), 1, 4))
+
+INVERSE = define("inverse", shape=inverse_shape, forward=inverse_forward, backward=(inverse_d0,),
+    reference=np.linalg.inv, cases=SQUARE)  # fmt: skip
+
+
+@native(INVERSE)
+def inverse(x: Any) -> Any:
+    """Inverse of a matrix; infinite or NaN if it is singular.
+
+    x: (n, n) x batch.  Raises ShapeError unless x is a square matrix.
+    """
+    return INVERSE(x)
+
+
+def logdet_shape(x: Shape) -> Result:
+    if len(x.dims) != 2 or x.rows != x.cols:
+        raise ShapeError("logdet", "a square matrix (n, n)", x)
+    return Result(Shape((1,), x.batch), scratch=2 * x.item)
+
+
+@kernel
+def logdet_forward(v, x0, y, s, rows0, item0, batch):
+    for b in range(batch):
+        work, inverse = s + 2 * b * item0, s + (2 * b + 1) * item0
+        x, copy = v[x0 + b * item0 : x0 + (b + 1) * item0], v[work : work + item0]
+        for i in range(item0):
+            copy[i] = x[i]
+        v[y + b] = invert(copy, v[inverse : inverse + item0], rows0)
+
+
+@kernel
+def logdet_d0(v, g, x0, y, s, rows0, item0, batch):  # dX += dy (inverse of X)'
+    for b in range(batch):
+        inverse = v[s + (2 * b + 1) * item0 : s + (2 * b + 2) * item0]
+        dx = g[x0 + b * item0 : x0 + (b + 1) * item0]
+        for c in range(rows0):
+            for r in range(rows0):
+                dx[c * rows0 + r] += g[y + b] * inverse[r * rows0 + c]
+
+
+LOGDET = define("logdet", shape=logdet_shape, forward=logdet_forward, backward=(logdet_d0,),
+    reference=lambda x: np.array([np.log(np.linalg.det(x))]),  # the cases' determinants are positive
+    cases=(Case(((5, 5),), 1, 3), Case(((3, 3),), 1, 3), Case(((1, 1),), 1, 2),
+           Case((((1, 1), 3),), 1, 4)))  # fmt: skip
+
+
+@native(LOGDET)
+def logdet(x: Any) -> Any:
+    """Natural logarithm of a matrix's determinant; -inf if it is singular, NaN if it is negative.
+
+    x: (n, n) x batch; the result: (1,) x batch.  Raises ShapeError unless x is a square matrix.
+    """
+    return LOGDET(x)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.op import Case, define, native
@@ -18,6 +20,7 @@ from dynjit.shape import Result, Shape
 
 def chosen_shape(operator: str, x: Shape, count: int | None) -> Shape:
     """Shape rule: a vector, and one index for all of its mini-batch items, or `count` indices, one for each."""
+    operator += "_batch" if count is not None else ""
     if x.cols != 1:
         raise ShapeError(operator, "a vector (k,)", x)
     if count is not None and (count < 1 or x.batch not in (1, count)):
@@ -136,3 +139,225 @@ def binary_log_loss(x: Any, y: Any) -> Any:
     Raises ShapeError for other shapes.
     """
     return BINARY_LOG_LOSS(x, y)
+
+
+# ---- hinge -----------------------------------------------------------------------------------------------------------
+
+
+def checked_margin(operator: str, margin: float) -> float:
+    """The margin as a float; raises ValueError if it is negative."""
+    if not margin >= 0:
+        raise ValueError(errors.located(f"{operator}: needs a margin of 0 or more, got {margin}"))
+    return float(margin)
+
+
+def hinge_shape(x: Shape, count: int | None = None) -> Result:
+    return Result(chosen_shape("hinge", x, count), ints=(), bound=x.rows)
+
+
+@kernel
+def hinge_forward(v, x0, y, item0, batch, step0, ids, f0):
+    for b in range(batch):
+        x, gold = v[x0 + b * step0 : x0 + b * step0 + item0], ids[b]
+        limit, total = f0 - x[gold], ZERO
+        for i in range(item0):
+            total += max(limit + x[i], ZERO) if i != gold else ZERO
+        v[y + b] = total
+
+
+@kernel
+def hinge_d0(v, g, x0, y, item0, batch, step0, ids, f0):
+    for b in range(batch):
+        x, dx = v[x0 + b * step0 : x0 + b * step0 + item0], g[x0 + b * step0 : x0 + b * step0 + item0]
+        gold, dy, total = ids[b], g[y + b], ZERO
+        limit = f0 - x[gold]
+        for i in range(item0):
+            share = dy if limit + x[i] > ZERO and i != gold else ZERO
+            dx[i] += share
+            total += share
+        dx[gold] -= total
+
+
+def hinge_reference(x: np.ndarray, gold: int, margin: float) -> float:
+    return np.maximum(margin - x[gold] + np.delete(x, gold), 0).sum()  # type: ignore[no-any-return]
+
+
+HINGE = define("hinge", shape=hinge_shape, params="xdf", forward=hinge_forward, backward=(hinge_d0,),
+    reference=hinge_reference,
+    cases=(Case(((5,),), arguments=(2, 1.0)), Case(((1,),), arguments=(0, 1.0)), Case((((4,), 3),), arguments=(1, 0.5)),
+           Case(((40,),), -80, 80, (1, 20.0))))  # fmt: skip
+HINGE_BATCH = define("hinge_batch", shape=hinge_shape, params="xDf", forward=hinge_forward, backward=(hinge_d0,),
+    reference=hinge_reference,
+    cases=(Case((((5,), 2),), arguments=((2, 4), 1.0)), Case(((1,),), arguments=((0,), 1.0)),
+           Case(((4,),), arguments=((1, 0, 3), 0.5))))  # fmt: skip
+
+
+def hinge(x: Any, v: int, m: float = 1.0) -> Any:
+    """Sum over j other than v of max(0, m - x_v + x_j).
+
+    x: (k,) x batch; the result: (1,) x batch;  m: 0 or more.
+    Raises ShapeError unless x is a vector, IndexError unless 0 <= v < k, ValueError for a negative m.
+    """
+    return HINGE(x, v, checked_margin("hinge", m))
+
+
+def hinge_batch(x: Any, vs: Sequence[int], m: float = 1.0) -> Any:
+    """Sum over j other than v of max(0, m - x_v + x_j), with an index v of its own for each mini-batch item.
+
+    x: (k,) x batch;  vs: one index per item; the result: (1,) x batch;  m: 0 or more.
+    An x with mini-batch 1 serves all indices.  Raises ShapeError unless x is a vector and `vs` has its mini-batch size,
+    IndexError unless 0 <= v < k, ValueError for a negative m.
+    """
+    return HINGE_BATCH(x, list(vs), checked_margin("hinge_batch", m))
+
+
+# ---- hinge_dim -------------------------------------------------------------------------------------------------------
+
+
+def hinge_dim_shape(x: Shape, axis: int, *golds: int) -> Result:
+    if len(x.dims) != 2 or axis not in (0, 1) or len(golds) != x.dims[1 - axis]:
+        needs = "a matrix, axis 0 with an index per column or axis 1 with an index per row"
+        raise ShapeError("hinge_dim", f"{needs}, not axis {axis} with {len(golds)} indices", x)
+    if min(golds, default=0) < 0 or max(golds, default=0) >= x.dims[axis]:
+        raise IndexError(errors.located(f"hinge_dim: needs indices from 0 to {x.dims[axis] - 1}, got {list(golds)}"))
+    steps = (1, x.rows) if axis == 0 else (x.rows, 1)  # along a line, and from line to line
+    return Result(Shape((len(golds),), x.batch), ints=(x.dims[axis], *steps, *golds))
+
+
+@kernel
+def hinge_dim_forward(v, x0, y, item0, item, batch, ints, f0):
+    for b in range(batch):
+        for r in range(item):
+            x, gold, total = v[x0 + b * item0 + r * ints[2] : x0 + (b + 1) * item0], ints[3 + r], ZERO
+            limit = f0 - x[gold * ints[1]]
+            for i in range(ints[0]):
+                total += max(limit + x[i * ints[1]], ZERO) if i != gold else ZERO
+            v[y + b * item + r] = total
+
+
+@kernel
+def hinge_dim_d0(v, g, x0, y, item0, item, batch, ints, f0):
+    for b in range(batch):
+        for r in range(item):
+            start, end = x0 + b * item0 + r * ints[2], x0 + (b + 1) * item0
+            x, dx, gold, dy, total = v[start:end], g[start:end], ints[3 + r], g[y + b * item + r], ZERO
+            limit = f0 - x[gold * ints[1]]
+            for i in range(ints[0]):
+                if limit + x[i * ints[1]] > ZERO and i != gold:
+                    dx[i * ints[1]] += dy
+                    total += dy
+            dx[gold * ints[1]] -= total
+
+
+def hinge_dim_reference(x: np.ndarray, axis: int, golds: Sequence[int], margin: float) -> list[float]:
+    return [hinge_reference(line, gold, margin) for line, gold in zip(x if axis else x.T, golds, strict=True)]
+
+
+HINGE_DIM = define("hinge_dim", shape=hinge_dim_shape, params="xiIf", forward=hinge_dim_forward,
+    backward=(hinge_dim_d0,), reference=hinge_dim_reference,
+    cases=(Case(((3, 4),), arguments=(0, (0, 1, 2, 1), 1.0)), Case((((3, 4), 2),), arguments=(1, (0, 3, 2), 0.5)),
+           Case(((1, 1),), arguments=(0, (0,), 1.0)), Case(((4, 5),), -80, 80, (1, (0, 3, 2, 4), 20.0))))  # fmt: skip
+
+
+def hinge_dim(x: Any, v: Sequence[int], d: int = 0, m: float = 1.0) -> Any:
+    """hinge(x, v_i, m) of each line i along axis `d` of a matrix.
+
+    x: (rows, cols) x batch;  v: an index per column for d = 0, per row for d = 1, for all mini-batch items;
+    the result: (len(v),) x batch;  m: 0 or more.
+    Raises ShapeError for other shapes, IndexError for an index out of range, ValueError for a negative m.
+    """
+    return HINGE_DIM(x, d, list(v), checked_margin("hinge_dim", m))
+
+
+# ---- pairwise_rank_loss ----------------------------------------------------------------------------------------------
+
+
+def pairwise_rank_loss_shape(x: Shape, y: Shape) -> Shape:
+    if x.rows != 1 or x.dims != y.dims or (x.batch != y.batch and 1 not in (x.batch, y.batch)):
+        needs = "two expressions of equal dims (1,) or (1, n), with mini-batches that are equal or 1"
+        raise ShapeError("pairwise_rank_loss", needs, x, y)
+    return Shape(x.dims, max(x.batch, y.batch))
+
+
+@kernel
+def pairwise_rank_loss_forward(v, x0, x1, y, item, batch, step0, step1, f0):
+    for b in range(batch):
+        good, bad = v[x0 + b * step0 : x0 + b * step0 + item], v[x1 + b * step1 : x1 + b * step1 + item]
+        out = v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = max(f0 - good[i] + bad[i], ZERO)
+
+
+@kernel
+def pairwise_rank_loss_d0(v, g, x0, y, item, batch, step0):
+    for b in range(batch):
+        out, dy = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item]
+        dx = g[x0 + b * step0 : x0 + b * step0 + item]
+        for i in range(item):
+            dx[i] -= dy[i] if out[i] > ZERO else ZERO
+
+
+@kernel
+def pairwise_rank_loss_d1(v, g, x1, y, item, batch, step1):
+    for b in range(batch):
+        out, dy = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item]
+        dx = g[x1 + b * step1 : x1 + b * step1 + item]
+        for i in range(item):
+            dx[i] += dy[i] if out[i] > ZERO else ZERO
+
+
+PAIRWISE_RANK_LOSS = define("pairwise_rank_loss", shape=pairwise_rank_loss_shape, params="xxf",
+    forward=pairwise_rank_loss_forward, backward=(pairwise_rank_loss_d0, pairwise_rank_loss_d1),
+    reference=lambda x, y, margin: np.maximum(margin - x + y, 0),
+    cases=(Case(((1,), (1,)), arguments=(1.0,)), Case(((1, 5), (1, 5)), arguments=(0.1,)),
+           Case((((1, 3), 2), ((1, 3), 2)), arguments=(0.5,)), Case((((1, 3), 2), (1, 3)), arguments=(0.5,)),
+           Case(((1,), ((1,), 3)), arguments=(0.0,))))  # fmt: skip
+
+
+@native(PAIRWISE_RANK_LOSS)
+def pairwise_rank_loss(x: Any, y: Any, m: float = 1.0) -> Any:
+    """max(0, m - x + y), elementwise: x should exceed y by the margin m.
+
+    x, y: (1,) or (1, n) x batch, mini-batches equal or 1.  Raises ShapeError for other shapes.
+    """
+    return PAIRWISE_RANK_LOSS(x, y, float(m))
+
+
+# ---- poisson_loss ----------------------------------------------------------------------------------------------------
+
+
+def poisson_loss_shape(x: Shape) -> Shape:
+    if x.item != 1:
+        raise ShapeError("poisson_loss", "a logarithm of a rate (1,)", x)
+    return x
+
+
+@kernel
+def poisson_loss_forward(v, x0, y, n, f0):
+    rate, out, constant = v[x0 : x0 + n], v[y : y + n], math.lgamma(f0 + ONE)
+    for i in range(n):
+        out[i] = exp(rate[i]) - f0 * rate[i] + constant
+
+
+@kernel
+def poisson_loss_d0(v, g, x0, y, n, f0):
+    rate, dx, dy = v[x0 : x0 + n], g[x0 : x0 + n], g[y : y + n]
+    for i in range(n):
+        dx[i] += dy[i] * (exp(rate[i]) - f0)
+
+
+POISSON_LOSS = define("poisson_loss", shape=poisson_loss_shape, params="xf", forward=poisson_loss_forward,
+    backward=(poisson_loss_d0,), reference=lambda s, count: np.exp(s) - s * count + math.lgamma(count + 1),
+    cases=(Case(((1,),), arguments=(3.0,)), Case((((1, 1), 3),), arguments=(0.0,)),
+           Case(((1,),), 4, 5, (90.0,))))  # fmt: skip
+
+
+def poisson_loss(log_lambda: Any, x: int) -> Any:
+    """exp(s) - s * x + log(x!), the -log probability of a count x under a Poisson law of rate exp(s), s = log_lambda.
+
+    log_lambda: (1,) x batch; the result has the same shape;  x: 0 or more; in nats.
+    Raises ShapeError for other shapes, ValueError for a negative count.
+    """
+    if x < 0:
+        raise ValueError(errors.located(f"poisson_loss: needs a count of 0 or more, got {x}"))
+    return POISSON_LOSS(log_lambda, float(x))

@@ -16,12 +16,29 @@ from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
 from dynjit.op import Case, define
-from dynjit.scalars import HALF, ONE, TWO, ZERO, log
+from dynjit.scalars import ONE, ZERO, log
 from dynjit.shape import Result, Shape, dims_of
 
 # ---- the numbers -----------------------------------------------------------------------------------------------------
 
 GOLDEN, MIX1, MIX2 = (np.int64(n - (1 << 64)) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+TWO_24, TWO_M24, TWO_M23 = (np.float32(2.0**power) for power in (24, -24, -23))
+CENTRE, THREE, FIVE, ROOT_TWO = (np.float32(number) for number in (2.5, 3, 5, math.sqrt(2)))
+A0, A1, A2, A3, A4, A5, A6, A7, A8 = (
+    np.float32(number)
+    for number in (
+        2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
+        -0.00417768164, 0.246640727, 1.50140941,
+    )
+)  # fmt: skip
+B0, B1, B2, B3, B4, B5, B6, B7, B8 = (
+    np.float32(number)
+    for number in (
+        -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
+        0.00943887047, 1.00167406, 2.83297682,
+    )
+)  # fmt: skip
 
 
 @scalar
@@ -50,3 +67,239 @@ def random_bits(key, i):  # type: ignore[no-untyped-def]
     x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB))
     x = x ^ (x >> np.uint32(14))
     return np.int32(x >> np.uint32(8))
+
+
+@scalar
+def normal(n):  # type: ignore[no-untyped-def]
+    """The standard normal number below which n / 2^24 of them lie; n odd.
+
+    Relative error at most 6e-7.  Source: Giles 2010, "Approximating the erfinv function", table 5.
+    """
+    x = n * TWO_M23 - ONE
+    w = -log((ONE - x) * (ONE + x))
+    a, b = w - CENTRE, math.sqrt(w) - THREE
+    p = ((((((((A0 * a + A1) * a + A2) * a + A3) * a + A4) * a + A5) * a + A6) * a + A7) * a + A8) * x
+    q = ((((((((B0 * b + B1) * b + B2) * b + B3) * b + B4) * b + B5) * b + B6) * b + B7) * b + B8) * x
+    return ROOT_TWO * (p if w < FIVE else q)
+
+
+# ---- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def probability(name: str, p: float, is_one_possible: bool = False) -> float:
+    """p as a float; raises ValueError unless 0 <= p < 1."""
+    if not 0 <= p < 1 and not (p == 1 and is_one_possible):
+        end = "p <= 1" if is_one_possible else "p < 1"
+        raise ValueError(errors.located(f"{name}: needs a probability 0 <= {end}, got {p}"))
+    return float(p)
+
+
+def dropout_shape(x: Shape) -> Result:
+    """ints: elements before, along and behind an axis that shares a mask, and mini-batch items that do."""
+    return Result(x, ints=(x.item, 1, 1, 1))
+
+
+@kernel
+def dropout_forward(v, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
+    dropped, factor = int(f0 * TWO_24), ONE / (ONE - f0) if f0 < ONE else ZERO
+    for b in range(batch):
+        key = stream_key(seed, ids[b // i3 * i3])
+        for c in range(i1 * i2):
+            at = b * item + c * i0
+            x, out = v[x0 + at : x0 + at + i0], v[y + at : y + at + i0]
+            first = c // i1 * i0
+            for i in range(i0):
+                out[i] = x[i] * factor if random_bits(key, first + i) >= dropped else ZERO
+
+
+@kernel
+def dropout_d0(g, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
+    dropped, factor = int(f0 * TWO_24), ONE / (ONE - f0) if f0 < ONE else ZERO
+    for b in range(batch):
+        key = stream_key(seed, ids[b // i3 * i3])
+        for c in range(i1 * i2):
+            at = b * item + c * i0
+            dx, dy = g[x0 + at : x0 + at + i0], g[y + at : y + at + i0]
+            first = c // i1 * i0
+            for i in range(i0):
+                dx[i] += dy[i] * factor if random_bits(key, first + i) >= dropped else ZERO
+
+
+DROPOUT = define("dropout", shape=dropout_shape, params="xfr", forward=dropout_forward, backward=(dropout_d0,),
+    cases=(Case(((40,),), arguments=(0.3,)), Case(((1,),), arguments=(0.0,)),
+           Case((((3, 4), 2),), arguments=(0.5,))))  # fmt: skip
+
+
+def dropout(x: Any, p: float) -> Any:
+    """Each element is 0 with probability p, else x / (1 - p); there is no switch: leave it out when not training.
+
+    x: any shape x batch.  Raises ValueError unless 0 <= p < 1.
+    """
+    return DROPOUT(x, probability("dropout", p))
+
+
+def dropout_dim_shape(x: Shape, axis: int) -> Result:
+    if not 0 <= axis < len(x.dims):
+        raise ShapeError("dropout_dim", f"an axis below the rank, not {axis}", x)
+    return Result(x, ints=(*x.around(axis), 1))
+
+
+DROPOUT_DIM = define("dropout_dim", shape=dropout_dim_shape, params="xifr", forward=dropout_forward,
+    backward=(dropout_d0,), cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
+           Case((((3, 4), 2),), arguments=(1, 0.5)), Case(((2, 3, 2),), arguments=(1, 0.5))))  # fmt: skip
+
+
+def dropout_dim(x: Any, d: int, p: float) -> Any:
+    """`dropout` that drops or keeps all positions of axis `d` together.
+
+    x: any shape x batch.  Raises ShapeError for a missing axis, ValueError unless 0 <= p < 1.
+    """
+    return DROPOUT_DIM(x, d, probability("dropout_dim", p))
+
+
+def dropout_batch_shape(x: Shape) -> Result:
+    return Result(x, ints=(1, x.item, 1, 1))
+
+
+DROPOUT_BATCH = define("dropout_batch", shape=dropout_batch_shape, params="xfr", forward=dropout_forward,
+    backward=(dropout_d0,), cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
+
+
+def dropout_batch(x: Any, p: float) -> Any:
+    """`dropout` that drops or keeps each mini-batch item as a whole.
+
+    x: any shape x batch.  Raises ValueError unless 0 <= p < 1.
+    """
+    return DROPOUT_BATCH(x, probability("dropout_batch", p))
+
+
+def block_dropout_shape(x: Shape) -> Result:
+    return Result(x, ints=(1, x.item, 1, x.batch))
+
+
+BLOCK_DROPOUT = define("block_dropout", shape=block_dropout_shape, params="xfr", forward=dropout_forward,
+    backward=(dropout_d0,), cases=(Case((((3,), 2),), arguments=(0.5,)), Case(((1,),), arguments=(1.0,))))  # fmt: skip
+
+
+def block_dropout(x: Any, p: float) -> Any:
+    """`dropout` that drops or keeps the whole tensor with its mini-batch.
+
+    x: any shape x batch.  Raises ValueError unless 0 <= p <= 1.
+    """
+    return BLOCK_DROPOUT(x, probability("block_dropout", p, is_one_possible=True))
+
+
+# ---- noise -----------------------------------------------------------------------------------------------------------
+
+
+def noise_shape(x: Shape) -> Shape:
+    return x
+
+
+@kernel
+def noise_forward(v, x0, y, item, batch, f0, ids, seed):
+    for b in range(batch):
+        key = stream_key(seed, ids[b])
+        x, out = v[x0 + b * item : x0 + (b + 1) * item], v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = random_bits(key, i) | 1
+        for i in range(item):
+            out[i] = x[i] + f0 * normal(out[i])
+
+
+@kernel
+def noise_d0(g, x0, y, n):
+    dx, dy = g[x0 : x0 + n], g[y : y + n]
+    for i in range(n):
+        dx[i] += dy[i]
+
+
+NOISE = define("noise", shape=noise_shape, params="xfr", forward=noise_forward, backward=(noise_d0,),
+    cases=(Case(((40,),), arguments=(0.3,)), Case(((1,),), arguments=(0.0,)),
+           Case((((3, 4), 2),), arguments=(2.0,))))  # fmt: skip
+
+
+def noise(x: Any, stddev: float) -> Any:
+    """x + normal noise of mean 0 and standard deviation `stddev`, independent for each element.
+
+    x: any shape x batch.  Raises ValueError for a negative deviation.
+    """
+    return NOISE(x, not_negative("noise", stddev))
+
+
+def not_negative(name: str, number: float) -> float:
+    if not number >= 0:
+        raise ValueError(errors.located(f"{name}: needs a number of 0 or more, got {number}"))
+    return float(number)
+
+
+# ---- random tensors --------------------------------------------------------------------------------------------------
+
+
+def random_shape(*numbers: int) -> Shape:
+    return Shape(numbers[:-1], numbers[-1])
+
+
+def random_tensor(name: str, function: Any) -> Any:
+    """The operator y = function(n, f0, f1) with random odd numbers n from 1 to 2^24 - 1."""
+    function = scalar(function)
+
+    def forward(v, y, item, batch, f0, f1, ids, seed):  # type: ignore[no-untyped-def]
+        for b in range(batch):
+            key = stream_key(seed, ids[b])
+            out = v[y + b * item : y + (b + 1) * item]
+            for i in range(item):
+                out[i] = random_bits(key, i) | 1
+            for i in range(item):
+                out[i] = function(out[i], f0, f1)
+
+    forward.__name__ = f"{name}_forward"
+    cases = (Case((), arguments=(0.5, 1.0, (5, 1))), Case((), arguments=(0.0, 2.0, (3, 4, 2))))
+    return define(name, shape=random_shape, params="ffrI", forward=forward, cases=cases)
+
+
+RANDOM_NORMAL = random_tensor("random_normal", lambda n, mean, stddev: mean + stddev * normal(n))
+RANDOM_UNIFORM = random_tensor("random_uniform", lambda n, left, right: left + (right - left) * (n * TWO_M24))
+RANDOM_BERNOULLI = random_tensor("random_bernoulli", lambda n, p, scale: scale if n * TWO_M24 < p else scale * ZERO)
+RANDOM_GUMBEL = random_tensor("random_gumbel", lambda n, mu, beta: mu - beta * log(-log(n * TWO_M24)))
+
+
+def size_of(name: str, dim: Any, batch_size: int) -> tuple[int, ...]:
+    if batch_size < 1:
+        raise ValueError(errors.located(f"{name}: needs a mini-batch of 1 or more, got {batch_size}"))
+    return (*dims_of(name, dim), int(batch_size))
+
+
+def random_normal(dim: Any, mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Any:
+    """Independent normal numbers; no gradient.
+
+    dim: int or tuple.  Raises ValueError for a negative deviation, wrong dims and a mini-batch below 1.
+    """
+    size = size_of("random_normal", dim, batch_size)
+    return RANDOM_NORMAL(float(mean), not_negative("random_normal", stddev), size)
+
+
+def random_uniform(dim: Any, left: float, right: float, batch_size: int = 1) -> Any:
+    """Independent uniform numbers between left and right; no gradient.
+
+    dim: int or tuple.  Raises ValueError for wrong dims and a mini-batch below 1.
+    """
+    return RANDOM_UNIFORM(float(left), float(right), size_of("random_uniform", dim, batch_size))
+
+
+def random_bernoulli(dim: Any, p: float, scale: float = 1.0, batch_size: int = 1) -> Any:
+    """Independent numbers that are `scale` with probability p, else 0; no gradient.
+
+    dim: int or tuple.  Raises ValueError unless 0 <= p <= 1, for wrong dims and a mini-batch below 1.
+    """
+    size = size_of("random_bernoulli", dim, batch_size)
+    return RANDOM_BERNOULLI(probability("random_bernoulli", p, is_one_possible=True), float(scale), size)
+
+
+def random_gumbel(dim: Any, mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Any:
+    """Independent Gumbel numbers mu - beta log(-log(u)) with uniform u; no gradient.
+
+    dim: int or tuple.  Raises ValueError for a negative beta, wrong dims and a mini-batch below 1.
+    """
+    size = size_of("random_gumbel", dim, batch_size)
+    return RANDOM_GUMBEL(float(mu), not_negative("random_gumbel", beta), size)

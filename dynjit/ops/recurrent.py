@@ -9,6 +9,7 @@ Source: Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000 (for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.op import Case, define, native
+from dynjit.ops import binary, layout, linear, noise  # functions to compose, no kernels
 from dynjit.scalars import ONE, logistic, tanh
 from dynjit.shape import Result, Shape
 
@@ -333,3 +335,43 @@ def vanilla_lstm_h(c_t: Any, gates_t: Any) -> Any:
     c_t: (h,);  gates_t: (4h,);  mini-batches equal or 1.  Raises ShapeError unless the shapes fit.
     """
     return VANILLA_LSTM_H(c_t, gates_t)
+
+
+# ---- vanilla_lstm_gates ----------------------------------------------------------------------------------------------
+
+
+def vanilla_lstm_gates(x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoise_std: float = 0.0) -> Any:
+    """Gates [i, f, o, g] of p = Wx x_t + Wh h_tm1 + b: sigmoid(p_i), sigmoid(p_f + 1), sigmoid(p_o), tanh(p_g).
+
+    x_t: (k,);  h_tm1: (h,);  Wx: (4h, k);  Wh: (4h, h);  b: (4h,);  the result: (4h,);  mini-batches equal or 1.
+    weightnoise_std: standard deviation of normal noise on Wx, Wh and b, new in each call.
+    Raises ShapeError unless the shapes fit, ValueError for a negative deviation.
+    """
+    if weightnoise_std:
+        Wx, Wh, b = (noise.noise(weight, weightnoise_std) for weight in (Wx, Wh, b))
+    return lstm_activation(linear.affine_transform([b, Wx, x_t, Wh, h_tm1]))
+
+
+def vanilla_lstm_gates_concat(
+    x_t: Sequence[Any], h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoise_std: float = 0.0
+) -> Any:
+    """`vanilla_lstm_gates` of the vectors of the list x_t, joined."""
+    return vanilla_lstm_gates(layout.concatenate(x_t), h_tm1, Wx, Wh, b, weightnoise_std)
+
+
+def vanilla_lstm_gates_dropout(
+    x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, dropout_mask_x: Any, dropout_mask_h: Any,
+    weightnoise_std: float = 0.0,
+) -> Any:  # fmt: skip
+    """`vanilla_lstm_gates` of x_t * dropout_mask_x and h_tm1 * dropout_mask_h, elementwise."""
+    x, h = binary.cmult(x_t, dropout_mask_x), binary.cmult(h_tm1, dropout_mask_h)
+    return vanilla_lstm_gates(x, h, Wx, Wh, b, weightnoise_std)
+
+
+def vanilla_lstm_gates_dropout_concat(
+    x_t: Sequence[Any], h_tm1: Any, Wx: Any, Wh: Any, b: Any, dropout_mask_x: Any, dropout_mask_h: Any,
+    weightnoise_std: float = 0.0,
+) -> Any:  # fmt: skip
+    """`vanilla_lstm_gates_dropout` of the vectors of the list x_t, joined."""
+    x = layout.concatenate(x_t)
+    return vanilla_lstm_gates_dropout(x, h_tm1, Wx, Wh, b, dropout_mask_x, dropout_mask_h, weightnoise_std)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import helper, kernel, scalar
-from dynjit.op import Case, Operator, define, native
-from dynjit.scalars import HALF, ONE, TWO, ZERO, exp, log, log_sum_exp, maximum
+from dynjit.op import Case, define, native
+from dynjit.scalars import HALF, INF, ONE, TWO, ZERO, exp, log, log_sum_exp, maximum
 from dynjit.shape import Result, Shape
 
 MAX_RUNS = 8  # seven axes and the mini-batch
@@ -24,8 +26,8 @@ def without(dims: tuple[int, ...], *axes: int) -> tuple[int, ...]:
 
 
 # ---- sums of a function over axes ------------------------------------------------------------------------------------
-# An operand is a sequence of blocks: its first axes, as far as all of them are kept or all are reduced.  The axes behind,
-# of which those that are all kept or all reduced again count as one, say to which place of the result a block adds.
+# An operand is a sequence of blocks: its first axes, as far as they are all kept or all reduced.  The axes behind them
+# (neighbours that are all kept or all reduced count as one) say to which place of the result a block adds.
 
 
 def reduced(x: Shape, axes: Sequence[int], over_batch: bool, divisor: int = 0, order: int = 1) -> Result:
@@ -62,7 +64,7 @@ def place(block, ints):  # type: ignore[no-untyped-def]
 
 
 def reduction(name: str, function: Callable, slope: Callable) -> tuple[Callable, Callable]:
-    """The kernels of y = sum of function(x, order) / divisor over axes; slope(x, order) is the function's derivative."""
+    """The kernels of y = sum of function(x, order) over axes / divisor; slope(x, order) is the derivative."""
     function, slope = scalar(function), scalar(slope)
 
     def forward(v, x0, y, n0, item, batch, ints):  # type: ignore[no-untyped-def]
@@ -280,6 +282,796 @@ trace_of_product = pair_sum("trace_of_product", lambda x, y: x * y, lambda x, y:
     reference=lambda x, y: (x * y).sum(),
     doc="Trace of x times the transposed y, which is the sum over i, j of x_ij * y_ij.")  # fmt: skip
 squared_distance = pair_sum("squared_distance", lambda x, y: (x - y) * (x - y), lambda x, y: TWO * (x - y),
-    lambda x, y: TWO * (y - x), reference=lambda x, y: ((x - y) ** 2).sum(), doc="Sum over i of (x_i - y_i)^2.")  # fmt: skip
+    lambda x, y: TWO * (y - x), reference=lambda x, y: ((x - y) ** 2).sum(),
+    doc="Sum over i of (x_i - y_i)^2.")  # fmt: skip
 l1_distance = pair_sum("l1_distance", lambda x, y: math.fabs(x - y), lambda x, y: sign(x - y), lambda x, y: sign(y - x),
-    reference=lambda x, y: np.abs(x - y).sum(), doc="Sum over i of |x_i - y_i|; where they are equal the gradient is 0.")  # fmt: skip
+    reference=lambda x, y: np.abs(x - y).sum(),
+    doc="Sum over i of |x_i - y_i|; where they are equal the gradient is 0.")  # fmt: skip
+
+
+# ---- huber_distance --------------------------------------------------------------------------------------------------
+
+
+def huber_distance_shape(x: Shape, y: Shape) -> Shape:
+    return pair_shape("huber_distance", x, y)
+
+
+@kernel
+def huber_distance_forward(v, x0, x1, y, item0, batch, step0, step1, f0):
+    for b in range(batch):
+        p, q = v[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item0]
+        total = ZERO
+        for i in range(item0):
+            d = math.fabs(p[i] - q[i])
+            total += HALF * d * d if d < f0 else f0 * (d - HALF * f0)
+        v[y + b] = total
+
+
+@kernel
+def huber_distance_d0(v, g, x0, x1, y, item0, batch, step0, step1, f0):
+    for b in range(batch):
+        p, q = v[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item0]
+        dp, dz = g[x0 + b * step0 : x0 + b * step0 + item0], g[y + b]
+        for i in range(item0):
+            dp[i] += dz * max(-f0, min(f0, p[i] - q[i]))
+
+
+@kernel
+def huber_distance_d1(v, g, x0, x1, y, item0, batch, step0, step1, f0):
+    for b in range(batch):
+        p, q = v[x0 + b * step0 : x0 + b * step0 + item0], v[x1 + b * step1 : x1 + b * step1 + item0]
+        dq, dz = g[x1 + b * step1 : x1 + b * step1 + item0], g[y + b]
+        for i in range(item0):
+            dq[i] -= dz * max(-f0, min(f0, p[i] - q[i]))
+
+
+def huber_distance_reference(x: np.ndarray, y: np.ndarray, c: float) -> float:
+    d = np.abs(x - y)
+    return float(np.where(d < c, d * d / 2, c * (d - c / 2)).sum())
+
+
+HUBER_DISTANCE = define("huber_distance", shape=huber_distance_shape, params="xxf", forward=huber_distance_forward,
+    backward=(huber_distance_d0, huber_distance_d1), reference=huber_distance_reference,
+    cases=tuple(replace(case, arguments=(c,)) for case, c in zip(PAIRS, (1.345, 0.1, 0.5, 0.5, 0.5, 1.0), strict=True)),
+)  # fmt: skip
+
+
+def huber_distance(x: Any, y: Any, c: float = 1.345) -> Any:
+    """Sum over i of d^2 / 2 if d < c, else c * (d - c / 2), where d = |x_i - y_i|.
+
+    x, y: equal dims, mini-batches equal or 1; the result: (1,) x batch;  c: 0 or more.
+    Raises ShapeError for other shapes, ValueError for a negative c.
+    Source: Huber (1964), Robust estimation of a location parameter.
+    """
+    if c < 0:
+        raise ValueError(errors.located(f"huber_distance: needs c of 0 or more, got {c}"))
+    return HUBER_DISTANCE(x, y, float(c))
+
+
+# ---- l2_norm ---------------------------------------------------------------------------------------------------------
+
+
+def l2_norm_shape(x: Shape) -> Shape:
+    return Shape((1,), x.batch)
+
+
+@kernel
+def l2_norm_forward(v, x0, y, item0, batch):
+    for b in range(batch):
+        x = v[x0 + b * item0 : x0 + (b + 1) * item0]
+        total = ZERO
+        for i in range(item0):
+            total += x[i] * x[i]
+        v[y + b] = math.sqrt(total)
+
+
+@kernel
+def l2_norm_d0(v, g, x0, y, item0, batch):
+    for b in range(batch):
+        x, dx = v[x0 + b * item0 : x0 + (b + 1) * item0], g[x0 + b * item0 : x0 + (b + 1) * item0]
+        if v[y + b] > ZERO:  # at the zero vector the gradient is 0
+            share = g[y + b] / v[y + b]
+            for i in range(item0):
+                dx[i] += share * x[i]
+
+
+L2_NORM = define("l2_norm", shape=l2_norm_shape, forward=l2_norm_forward, backward=(l2_norm_d0,),
+                 reference=lambda x: np.sqrt(np.sum(x * x)), cases=ELEMENTS)  # fmt: skip
+
+
+@native(L2_NORM)
+def l2_norm(x: Any) -> Any:
+    """Square root of the sum of the squares of all elements of each mini-batch item; the gradient of 0 is 0.
+
+    x: any shape x batch; the result: (1,) x batch.
+    """
+    return L2_NORM(x)
+
+
+# ---- sums, means and moments over chosen axes ------------------------------------------------------------------------
+
+
+def axes_of(operator: str, x: Shape, axes: Sequence[int], over_batch: int) -> Sequence[int]:
+    """The axes, checked: different ones of the operand, one or more unless the mini-batch is reduced."""
+    if len(set(axes)) < len(axes) or not all(0 <= axis < len(x.dims) for axis in axes):
+        raise ShapeError(operator, f"different axes from 0 to {len(x.dims) - 1}, not {list(axes)}", x)
+    if not axes and not over_batch:
+        raise ValueError(errors.located(f"{operator}: needs an axis, or b=True, got neither"))
+    return axes
+
+
+def at_least(operator: str, name: str, number: int, least: int) -> int:
+    """The number, checked."""
+    if number < least:
+        raise ValueError(errors.located(f"{operator}: needs {name} of {least} or more, got {number}"))
+    return number
+
+
+def sum_dim_shape(x: Shape, over_batch: int, *axes: int) -> Result:
+    return reduced(x, axes_of("sum_dim", x, axes, over_batch), bool(over_batch), 1)
+
+
+def mean_dim_shape(x: Shape, over_batch: int, divisor: int, *axes: int) -> Result:
+    at_least("mean_dim", "n", divisor, 0)
+    return reduced(x, axes_of("mean_dim", x, axes, over_batch), bool(over_batch), divisor)
+
+
+def moment_dim_shape(x: Shape, order: int, over_batch: int, divisor: int, *axes: int) -> Result:
+    at_least("moment_dim", "n", divisor, 0)
+    at_least("moment_dim", "r", order, 1)
+    return reduced(x, axes_of("moment_dim", x, axes, over_batch), bool(over_batch), divisor, order)
+
+
+def moment_elems_shape(x: Shape, order: int) -> Result:
+    return reduced(x, range(len(x.dims)), False, 0, at_least("moment_elems", "r", order, 1))
+
+
+def moment_batches_shape(x: Shape, order: int) -> Result:
+    return reduced(x, (), True, 0, at_least("moment_batches", "r", order, 1))
+
+
+def numpy_axes(axes: Sequence[int], over_batch: int) -> tuple[int, ...]:
+    return (*axes, -1) if over_batch else tuple(axes)
+
+
+def moment_reference(x: np.ndarray, order: int, over_batch: int, divisor: int, axes: Sequence[int]) -> np.ndarray:
+    mean = (x**order).mean(numpy_axes(axes, over_batch))
+    return mean * x.size / np.size(mean) / divisor if divisor else mean
+
+
+# (operand, over the mini-batch, axes)
+AXES: tuple[tuple[Any, int, tuple[int, ...]], ...] = (
+    ((5,), 0, (0,)), ((1,), 0, (0,)), (((3, 4), 2), 0, (0,)), (((3, 4), 2), 0, (1,)), (((3, 4), 2), 1, ()),
+    (((3, 4), 2), 1, (0,)), (((3, 4), 2), 1, (1,)), (((3, 4), 2), 1, (0, 1)), (((2, 3, 4), 2), 0, (2, 0)),
+    (((2, 3, 4), 2), 1, (1,)), ((2, 1, 3, 2, 2, 1, 3), 0, (0, 3, 6)), (((2, 3, 2, 1, 2, 3, 2), 2), 1, (1, 4)),
+)  # fmt: skip
+
+SUM_DIM = define("sum_dim", shape=sum_dim_shape, params="xiI", forward=sum_forward, backward=(sum_d0,),
+    reference=lambda x, b, axes: x.sum(numpy_axes(axes, b)),
+    cases=tuple(Case((x,), arguments=(b, axes)) for x, b, axes in AXES))  # fmt: skip
+MEAN_DIM = define("mean_dim", shape=mean_dim_shape, params="xiiI", forward=sum_forward, backward=(sum_d0,),
+    reference=lambda x, b, n, axes: moment_reference(x, 1, b, n, axes),
+    cases=tuple(Case((x,), arguments=(b, n, axes)) for n, (x, b, axes) in zip((0, 0, 0, 7) * 3, AXES)))  # fmt: skip
+MOMENT_DIM = define("moment_dim", shape=moment_dim_shape, params="xiiiI", forward=moment_forward, backward=(moment_d0,),
+    reference=moment_reference,
+    cases=tuple(Case((x,), arguments=(1 + i % 4, b, i % 3, axes)) for i, (x, b, axes) in enumerate(AXES)))  # fmt: skip
+MOMENT_ELEMS = define("moment_elems", shape=moment_elems_shape, params="xi", forward=moment_forward,
+    backward=(moment_d0,), reference=lambda x, order: (x**order).mean(),
+    cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate(((5,), (1,), ((3, 4), 2), (2, 3, 4)), 1)))  # fmt: skip
+MOMENT_BATCHES = define("moment_batches", shape=moment_batches_shape, params="xi", forward=moment_forward,
+    backward=(moment_d0,), reference=lambda x, order: (x**order).mean(-1),
+    cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate((((1,), 2), ((3, 4), 5)), 2)))  # fmt: skip
+
+
+def as_axes(operator: str, d: int | Sequence[int]) -> tuple[int, ...]:
+    """Axes as a tuple; TypeError for what is neither an int nor ints."""
+    try:
+        return tuple(map(index, d if isinstance(d, (list, tuple)) else [d]))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(errors.located(f"{operator}: needs axes as a list of ints, got {d!r}")) from None
+
+
+def sum_dim(x: Any, d: Sequence[int], b: bool = False, n: int = 0) -> Any:
+    """Sum over the axes `d`, and over the mini-batch if `b`; these axes are removed.
+
+    x: any shape x batch;  n: has no effect.
+    Raises ShapeError for a missing or repeated axis, ValueError if there is nothing to sum over.
+    """
+    return SUM_DIM(x, int(b), as_axes("sum_dim", d))
+
+
+def mean_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
+    """Mean over the axes `d`, and over the mini-batch if `b`; these axes are removed.
+
+    x: any shape x batch;  n: if not 0, the sum is divided by n.
+    Raises ShapeError for a missing or repeated axis, ValueError for n < 0, and if there is nothing to average over.
+    """
+    return MEAN_DIM(x, int(b), n, as_axes("mean_dim", d))
+
+
+def moment_dim(x: Any, d: Sequence[int], r: int, b: bool, n: int = 0) -> Any:
+    """Mean of x^r over the axes `d`, and over the mini-batch if `b`; these axes are removed.
+
+    x: any shape x batch;  r: 1 or more;  n: if not 0, the sum is divided by n.
+    Raises ShapeError for a missing or repeated axis, ValueError for other r or n, or nothing to average over.
+    """
+    return MOMENT_DIM(x, r, int(b), n, as_axes("moment_dim", d))
+
+
+@native(MOMENT_ELEMS)
+def moment_elems(x: Any, r: int) -> Any:
+    """Mean of x^r over all elements of each mini-batch item.
+
+    x: any shape x batch;  r: 1 or more; the result: (1,) x batch.  Raises ValueError for other r.
+    """
+    return MOMENT_ELEMS(x, r)
+
+
+@native(MOMENT_BATCHES)
+def moment_batches(x: Any, r: int) -> Any:
+    """Mean of x^r over the mini-batch, elementwise.
+
+    x: any shape x batch;  r: 1 or more; the result: the same dims, mini-batch 1.  Raises ValueError for other r.
+    """
+    return MOMENT_BATCHES(x, r)
+
+
+# ---- standard deviations ---------------------------------------------------------------------------------------------
+
+
+def deviated(result: Result) -> Result:
+    return result._replace(scratch=result.shape.item)  # the means
+
+
+@kernel
+def std_forward(v, x0, y, s, n0, item, batch, ints):
+    run, span, divisor = ints[1], n0 // batch, type(v[y])(ints[2])
+    for b in range(batch):
+        out, mean = v[y + b * item : y + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
+        for i in range(item):
+            mean[i] = ZERO
+        for w in range(span // run):
+            at, to = x0 + b * span + w * run, place(w, ints)
+            x = v[at : at + run]
+            for i in range(run):
+                mean[to if ints[0] else to + i] += x[i]
+        for i in range(item):
+            mean[i] /= divisor
+            out[i] = ZERO
+        for w in range(span // run):
+            at, to = x0 + b * span + w * run, place(w, ints)
+            x = v[at : at + run]
+            for i in range(run):
+                j = to if ints[0] else to + i
+                out[j] += (x[i] - mean[j]) * (x[i] - mean[j])
+        for i in range(item):
+            out[i] = math.sqrt(out[i] / divisor)
+
+
+@kernel
+def std_d0(v, g, x0, y, s, n0, item, batch, ints):
+    run, span, divisor = ints[1], n0 // batch, type(v[y])(ints[2])
+    for b in range(batch):
+        out, mean = v[y + b * item : y + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
+        dy = g[y + b * item : y + (b + 1) * item]
+        for w in range(span // run):
+            at, to = x0 + b * span + w * run, place(w, ints)
+            x, dx = v[at : at + run], g[at : at + run]
+            for i in range(run):
+                j = to if ints[0] else to + i
+                if out[j] > ZERO:  # the gradient of equal elements is 0
+                    dx[i] += dy[j] * (x[i] - mean[j]) / (out[j] * divisor)
+
+
+def std_elems_shape(x: Shape) -> Result:
+    return deviated(reduced(x, range(len(x.dims)), False))
+
+
+def std_batches_shape(x: Shape) -> Result:
+    return deviated(reduced(x, (), True))
+
+
+def std_dim_shape(x: Shape, over_batch: int, *axes: int) -> Result:
+    return deviated(reduced(x, axes_of("std_dim", x, axes, over_batch), bool(over_batch)))
+
+
+STD_ELEMS = define("std_elems", shape=std_elems_shape, forward=std_forward, backward=(std_d0,), reference=np.std,
+                   cases=tuple(replace(case, low=-80, high=80) for case in ELEMENTS))  # fmt: skip
+STD_BATCHES = define("std_batches", shape=std_batches_shape, forward=std_forward, backward=(std_d0,),
+                     reference=lambda x: x.std(-1), cases=BATCHES)  # fmt: skip
+STD_DIM = define("std_dim", shape=std_dim_shape, params="xiI", forward=std_forward, backward=(std_d0,),
+                 reference=lambda x, b, axes: x.std(numpy_axes(axes, b)), cases=SUM_DIM.cases)  # fmt: skip
+
+
+@native(STD_ELEMS)
+def std_elems(x: Any) -> Any:
+    """Standard deviation (of a population) of all elements of each mini-batch item; the gradient of 0 is 0.
+
+    x: any shape x batch; the result: (1,) x batch.
+    """
+    return STD_ELEMS(x)
+
+
+@native(STD_BATCHES)
+def std_batches(x: Any) -> Any:
+    """Standard deviation (of a population) over the mini-batch, elementwise; the gradient of 0 is 0.
+
+    x: any shape x batch; the result: the same dims, mini-batch 1.
+    """
+    return STD_BATCHES(x)
+
+
+def std_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
+    """Standard deviation (of a population) over the axes `d`, and over the mini-batch if `b`; these axes are removed.
+
+    x: any shape x batch;  n: has no effect; the gradient of 0 is 0.
+    Raises ShapeError for a missing or repeated axis, ValueError if there is nothing to reduce.
+    """
+    return STD_DIM(x, int(b), as_axes("std_dim", d))
+
+
+# ---- along one axis --------------------------------------------------------------------------------------------------
+
+
+def axis_result(operator: str, x: Shape, axis: int) -> Result:
+    """Shape rule: the axis is removed.  ints: the elements before it, and along it."""
+    if not 0 <= axis < len(x.dims):
+        raise ShapeError(operator, f"an axis from 0 to {len(x.dims) - 1}, not {axis}", x)
+    return Result(Shape(without(x.dims, axis), x.batch), ints=x.around(axis)[:2])
+
+
+AXIS = (
+    Case(((5,),), arguments=(0,)), Case(((1,),), arguments=(0,)), Case((((3, 4), 2),), arguments=(0,)),
+    Case((((3, 4), 2),), arguments=(1,)), Case((((5, 3), 2),), arguments=(1,)), Case(((2, 3, 4),), arguments=(1,)),
+    Case(((3, 40),), -80, 80, (1,)),
+)  # fmt: skip
+
+
+def extreme(name: str, is_better: Callable, reference: Callable, doc: str) -> Callable[[Any, int], Any]:
+    """The public function of the best element along an axis."""
+    is_better = scalar(is_better)
+
+    def rule(x: Shape, axis: int) -> Result:
+        return axis_result(name, x, axis)
+
+    def forward(v, x0, y, n, i0, i1):  # type: ignore[no-untyped-def]
+        for c in range(n // i0):
+            x, out = v[x0 + c * i0 * i1 : x0 + (c + 1) * i0 * i1], v[y + c * i0 : y + (c + 1) * i0]
+            for r in range(i0):
+                best = x[r]
+                for i in range(1, i1):
+                    best = x[i * i0 + r] if is_better(x[i * i0 + r], best) else best
+                out[r] = best
+
+    def d0(v, g, x0, y, n, i0, i1):  # type: ignore[no-untyped-def]
+        for c in range(n // i0):
+            x, out = v[x0 + c * i0 * i1 : x0 + (c + 1) * i0 * i1], v[y + c * i0 : y + (c + 1) * i0]
+            dx, dy = g[x0 + c * i0 * i1 : x0 + (c + 1) * i0 * i1], g[y + c * i0 : y + (c + 1) * i0]
+            for r in range(i0):
+                for i in range(i1):
+                    if x[i * i0 + r] == out[r]:
+                        dx[i * i0 + r] += dy[r]
+                        break
+
+    forward.__name__, d0.__name__ = f"{name}_forward", f"{name}_d0"
+    operator = define(name, shape=rule, params="xi", forward=forward, backward=(d0,), reference=reference, cases=AXIS)
+
+    def public(x, d=0):  # type: ignore[no-untyped-def]
+        return operator(x, d)
+
+    public.__name__ = public.__qualname__ = name
+    public.__module__ = __name__
+    public.__doc__ = f"""{doc} along axis `d`, which is removed; the first of equals gets the gradient.
+
+    x: any shape x batch.  Raises ShapeError for a missing axis.
+    """
+    return native(operator)(public)
+
+
+max_dim = extreme("max_dim", lambda a, b: a > b, np.max, "Maximum")
+min_dim = extreme("min_dim", lambda a, b: a < b, np.min, "Minimum")
+
+
+# ---- logsumexp_dim ---------------------------------------------------------------------------------------------------
+
+
+def logsumexp_dim_shape(x: Shape, axis: int) -> Result:
+    return axis_result("logsumexp_dim", x, axis)
+
+
+@scalar
+def log_sum_exp_line(x, count, step):  # type: ignore[no-untyped-def]
+    """Log of the sum of exp of every `step`-th element of a window."""
+    top = x[0]
+    for i in range(1, count):
+        top = maximum(top, x[i * step])
+    if top - top != ZERO:  # infinite or NaN
+        return top
+    total = top - top
+    for i in range(count):
+        total += exp(x[i * step] - top)
+    return top + log(total)
+
+
+@kernel
+def logsumexp_dim_forward(v, x0, y, n, i0, i1):
+    for c in range(n // i0):
+        for r in range(i0):
+            x = v[x0 + c * i0 * i1 + r : x0 + (c + 1) * i0 * i1]
+            v[y + c * i0 + r] = log_sum_exp(x) if i0 == 1 else log_sum_exp_line(x, i1, i0)
+
+
+@kernel
+def logsumexp_dim_d0(v, g, x0, y, n, i0, i1):
+    for c in range(n // i0):
+        out, dy = v[y + c * i0 : y + (c + 1) * i0], g[y + c * i0 : y + (c + 1) * i0]
+        for i in range(i1):
+            at = x0 + (c * i1 + i) * i0
+            x, dx = v[at : at + i0], g[at : at + i0]
+            for r in range(i0):
+                dx[r] += exp(x[r] - out[r]) * dy[r] if out[r] > -INF else ZERO
+
+
+LOGSUMEXP_DIM = define("logsumexp_dim", shape=logsumexp_dim_shape, params="xi", forward=logsumexp_dim_forward,
+    backward=(logsumexp_dim_d0,), reference=lambda x, axis: np.logaddexp.reduce(x, axis=axis), cases=AXIS)  # fmt: skip
+
+
+@native(LOGSUMEXP_DIM)
+def logsumexp_dim(x: Any, d: int = 0) -> Any:
+    """log(sum over i of exp(x_i)) along axis `d`, which is removed; in nats, without overflow or underflow.
+
+    x: any shape x batch.  Raises ShapeError for a missing axis.
+    """
+    return LOGSUMEXP_DIM(x, d)
+
+
+# ---- cumsum ----------------------------------------------------------------------------------------------------------
+
+
+def cumsum_shape(x: Shape, axis: int) -> Result:
+    return axis_result("cumsum", x, axis)._replace(shape=x)
+
+
+@kernel
+def cumsum_forward(v, x0, y, n, i0, i1):
+    for b in range(0, n, i0 * i1):
+        x, out = v[x0 + b : x0 + b + i0 * i1], v[y + b : y + b + i0 * i1]
+        for r in range(i0):
+            out[r] = x[r]
+        for i in range(i0, i0 * i1):
+            out[i] = out[i - i0] + x[i]
+
+
+@kernel
+def cumsum_d0(g, x0, y, n, i0, i1):
+    for b in range(0, n, i0 * i1):
+        dx, dy = g[x0 + b : x0 + b + i0 * i1], g[y + b : y + b + i0 * i1]
+        for r in range(i0):
+            total = ZERO
+            for i in range(i1 - 1, -1, -1):
+                total += dy[i * i0 + r]
+                dx[i * i0 + r] += total
+
+
+CUMSUM = define("cumsum", shape=cumsum_shape, params="xi", forward=cumsum_forward, backward=(cumsum_d0,),
+                reference=np.cumsum, cases=AXIS)  # fmt: skip
+
+
+@native(CUMSUM)
+def cumsum(x: Any, d: int = 0) -> Any:
+    """y_i = sum of x_j for j up to i, along axis `d`.
+
+    x: any shape x batch; the result has the same.  Raises ShapeError for a missing axis.
+    """
+    return CUMSUM(x, d)
+
+
+# ---- kmax_pooling ----------------------------------------------------------------------------------------------------
+
+
+def kmax_pooling_shape(x: Shape, k: int, axis: int) -> Result:
+    result = axis_result("kmax_pooling", x, axis)
+    if not 1 <= k <= x.dims[axis]:
+        raise ShapeError("kmax_pooling", f"k from 1 to the size of axis {axis}, not {k}", x)
+    dims = (*x.dims[:axis], k, *x.dims[axis + 1 :])
+    return Result(Shape(dims, x.batch), ints=(*result.ints, k), scratch=math.prod(dims))  # type: ignore[misc]
+
+
+@scalar
+def lowest_kept(x, count, step, k):  # type: ignore[no-untyped-def]
+    """The k-th largest of every `step`-th element of a window, and how many of those equal to it are among the k."""
+    limit, found, equal = x[0], 0, 0
+    for p in range(k):
+        top, equal = -INF, 0
+        for i in range(count):
+            e = x[i * step]
+            if p == 0 or e < limit:
+                if e > top:
+                    top, equal = e, 1
+                elif e == top:
+                    equal += 1
+        limit = top
+        found += equal
+        if found >= k:
+            break
+    return limit, k - found + equal
+
+
+@kernel
+def kmax_pooling_forward(v, x0, y, s, n, i0, i1, i2):
+    # the scratch holds the positions of the kept elements
+    for c in range(n // (i0 * i2)):
+        for r in range(i0):
+            x = v[x0 + c * i0 * i1 + r : x0 + (c + 1) * i0 * i1]
+            out = v[y + c * i0 * i2 + r : y + (c + 1) * i0 * i2]
+            position = v[s + c * i0 * i2 + r : s + (c + 1) * i0 * i2]
+            limit, spare = lowest_kept(x, i1, i0, i2)
+            kept = 0
+            for i in range(i1):
+                e = x[i * i0]
+                if kept < i2 and (not e <= limit or (e == limit and spare > 0)):  # NaN is kept
+                    out[kept * i0] = e
+                    position[kept * i0] = i
+                    kept += 1
+                    spare -= e == limit
+
+
+@kernel
+def kmax_pooling_d0(v, g, x0, y, s, n, i0, i1, i2):
+    for c in range(n // (i0 * i2)):
+        for r in range(i0):
+            dx, dy = g[x0 + c * i0 * i1 + r : x0 + (c + 1) * i0 * i1], g[y + c * i0 * i2 + r : y + (c + 1) * i0 * i2]
+            position = v[s + c * i0 * i2 + r : s + (c + 1) * i0 * i2]
+            for i in range(i2):
+                dx[int(position[i * i0]) * i0] += dy[i * i0]
+
+
+def kmax_pooling_reference(x: np.ndarray, k: int, axis: int) -> np.ndarray:
+    kept = np.sort(np.argsort(-x, axis, kind="stable").take(range(k), axis), axis)
+    return np.take_along_axis(x, kept, axis)
+
+
+KMAX_POOLING = define("kmax_pooling", shape=kmax_pooling_shape, params="xii", forward=kmax_pooling_forward,
+    backward=(kmax_pooling_d0,), reference=kmax_pooling_reference,
+    cases=(Case(((5,),), arguments=(2, 0)), Case(((1,),), arguments=(1, 0)), Case((((3, 9), 2),), arguments=(4, 1)),
+           Case((((9, 3), 2),), arguments=(4, 0)), Case(((2, 5, 3),), arguments=(3, 1)),
+           Case(((3, 4),), arguments=(4, 1))))  # fmt: skip
+
+
+@native(KMAX_POOLING)
+def kmax_pooling(x: Any, k: int, d: int = 1) -> Any:
+    """The k largest elements along axis `d`, in their order in x; of equals the first ones.
+
+    x: any shape x batch;  k: 1 to the size of axis d; the result has size k there.
+    Raises ShapeError for a missing axis or another k.
+    """
+    return KMAX_POOLING(x, k, d)
+
+
+# ---- argmax ----------------------------------------------------------------------------------------------------------
+
+
+def argmax_shape(x: Shape) -> Shape:
+    if x.cols != 1:
+        raise ShapeError("argmax", "a vector (k,)", x)
+    return x
+
+
+@kernel
+def argmax_forward(v, x0, y, item, batch):
+    for b in range(batch):
+        x, out = v[x0 + b * item : x0 + (b + 1) * item], v[y + b * item : y + (b + 1) * item]
+        best = 0
+        for i in range(item):
+            out[i] = ZERO
+            if x[i] > x[best]:
+                best = i
+        out[best] = ONE
+
+
+@kernel
+def argmax_d0(g, x0, y, n):
+    dx, dy = g[x0 : x0 + n], g[y : y + n]
+    for i in range(n):
+        dx[i] += dy[i]
+
+
+VECTORS = (Case(((5,),)), Case(((1,),)), Case((((4,), 3),)))
+
+
+def argmax_reference(x: np.ndarray) -> np.ndarray:
+    return np.eye(x.size)[np.argmax(x)]
+
+
+ARGMAX = {
+    "zero_gradient": define("argmax", shape=argmax_shape, forward=argmax_forward, reference=argmax_reference,
+                            cases=VECTORS),
+    "straight_through_gradient": define("argmax_straight_through", shape=argmax_shape, forward=argmax_forward,
+        backward=(argmax_d0,), reference=argmax_reference,
+        cases=tuple(replace(case, no_difference=True, reason="the gradient is by intent that of y = x")
+                    for case in VECTORS)),
+}  # fmt: skip
+
+
+def argmax(x: Any, gradient_mode: str) -> Any:
+    """1 at the maximum (the first of equals), 0 elsewhere.
+
+    x: (k,) x batch; the result has the same shape.
+    gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.
+    Raises ShapeError unless x is a vector, ValueError for other modes.
+    """
+    if gradient_mode not in ARGMAX:
+        needs = " or ".join(ARGMAX)
+        raise ValueError(errors.located(f"argmax: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
+    return ARGMAX[gradient_mode](x)
+
+
+# ---- layer_norm ------------------------------------------------------------------------------------------------------
+
+EPSILON = np.float32(1e-8)  # added to the standard deviation, as in DyNet
+
+
+def steps_over(x: Shape, gain: Shape) -> tuple[int, int]:
+    """How far an operand that stretches over (rows, cols) moves per row and per column."""
+    return int(gain.rows > 1), gain.rows * (gain.cols > 1)
+
+
+def layer_norm_shape(x: Shape, gain: Shape, bias: Shape) -> Result:
+    fits = all(p.rows in (1, x.rows) and (p.cols == 1 or p.dims[1:] == x.dims[1:]) for p in (gain, bias))
+    batches = {x.batch, gain.batch, bias.batch} - {1}
+    if not fits or len(batches) > 1:
+        needs = "g and b of the dims of x or with size 1 for its rows or columns, and mini-batches that are equal or 1"
+        raise ShapeError("layer_norm", needs, x, gain, bias)
+    return Result(Shape(x.dims, max(batches, default=1)), ints=(*steps_over(x, gain), *steps_over(x, bias)), scratch=2)
+
+
+@kernel
+def layer_norm_forward(v, x0, x1, x2, y, s, item, rows, batch, step0, step1, step2, i0, i1, i2, i3):
+    # the scratch holds mean and standard deviation
+    count = type(v[y])(item)
+    for b in range(batch):
+        x = v[x0 + b * step0 : x0 + b * step0 + item]
+        mean = deviation = ZERO
+        for i in range(item):
+            mean += x[i] - x[0]  # exact for equal elements, whose deviation is 0 then
+        mean = x[0] + mean / count
+        for i in range(item):
+            deviation += (x[i] - mean) * (x[i] - mean)
+        deviation = math.sqrt(deviation / count)
+        v[s + 2 * b], v[s + 2 * b + 1] = mean, deviation
+        scale = ONE / (deviation + EPSILON)
+        for c in range(item // rows):
+            at = x1 + b * step1 + c * i1
+            to = x2 + b * step2 + c * i3
+            for r in range(rows):
+                v[y + b * item + c * rows + r] = (x[c * rows + r] - mean) * scale * v[at + r * i0] + v[to + r * i2]
+
+
+@kernel
+def layer_norm_d0(v, g, x0, x1, y, s, item, rows, batch, step0, step1, i0, i1):
+    count = type(v[y])(item)
+    for b in range(batch):
+        x, dx = v[x0 + b * step0 : x0 + b * step0 + item], g[x0 + b * step0 : x0 + b * step0 + item]
+        dy, mean, deviation = g[y + b * item : y + (b + 1) * item], v[s + 2 * b], v[s + 2 * b + 1]
+        scale = ONE / (deviation + EPSILON) if deviation > ZERO else ZERO
+        total = product = ZERO
+        for c in range(item // rows):
+            at = x1 + b * step1 + c * i1
+            for r in range(rows):
+                share = dy[c * rows + r] * v[at + r * i0]
+                total += share
+                product += share * (x[c * rows + r] - mean)
+        total /= count
+        product = product * scale / (deviation * count) if deviation > ZERO else ZERO
+        for c in range(item // rows):
+            at = x1 + b * step1 + c * i1
+            for r in range(rows):
+                i = c * rows + r
+                dx[i] += scale * (dy[i] * v[at + r * i0] - total - (x[i] - mean) * product)
+
+
+@kernel
+def layer_norm_d1(v, g, x0, x1, y, s, item, rows, batch, step0, step1, i0, i1):
+    for b in range(batch):
+        x, dy = v[x0 + b * step0 : x0 + b * step0 + item], g[y + b * item : y + (b + 1) * item]
+        mean, scale = v[s + 2 * b], ONE / (v[s + 2 * b + 1] + EPSILON)
+        for c in range(item // rows):
+            at = x1 + b * step1 + c * i1
+            for r in range(rows):
+                g[at + r * i0] += dy[c * rows + r] * (x[c * rows + r] - mean) * scale
+
+
+@kernel
+def layer_norm_d2(g, x2, y, item, rows, batch, step2, i2, i3):
+    for b in range(batch):
+        dy = g[y + b * item : y + (b + 1) * item]
+        for c in range(item // rows):
+            at = x2 + b * step2 + c * i3
+            for r in range(rows):
+                g[at + r * i2] += dy[c * rows + r]
+
+
+def layer_norm_reference(x: np.ndarray, gain: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    gain, bias = (p.reshape(p.shape + (1,) * (x.ndim - p.ndim)) for p in (gain, bias))
+    return gain * (x - x.mean()) / (x.std() + float(EPSILON)) + bias  # type: ignore[no-any-return]
+
+
+LAYER_NORM = define("layer_norm", shape=layer_norm_shape, params="xxx", forward=layer_norm_forward,
+    backward=(layer_norm_d0, layer_norm_d1, layer_norm_d2), reference=layer_norm_reference,
+    cases=(Case(((5,), (5,), (5,))), Case((((5,), 2), (5,), (5,))), Case(((5,), (5,), ((5,), 2))),
+           Case((((3, 4), 2), (3,), (3, 1))), Case(((3, 4), (1, 4), (1,))), Case(((3, 4), (3, 4), ((3, 4), 2))),
+           Case(((2, 3, 4), (2, 3, 4), (2,))), Case(((40,), (40,), (40,)), -80, 80),
+           Case(((1,), (1,), (1,)))))  # fmt: skip
+
+
+@native(LAYER_NORM)
+def layer_norm(x: Any, g: Any, b: Any) -> Any:
+    """g * (x - mean(x)) / (std(x) + 1e-8) + b, with mean and standard deviation over all elements of a mini-batch item.
+
+    x: any shape x batch;  g, b: the dims of x, or with size 1 for its rows or its columns; mini-batches equal or 1.
+    Raises ShapeError for other shapes.  Where all elements of x are equal, its gradient is 0.
+    Source: Ba et al. (2016), Layer normalization, section 3.
+    """
+    return LAYER_NORM(x, g, b)
+
+
+# ---- weight_norm -----------------------------------------------------------------------------------------------------
+
+
+def weight_norm_shape(w: Shape, gain: Shape) -> Result:
+    if gain.item != 1 or (w.batch != gain.batch and 1 not in (w.batch, gain.batch)):
+        raise ShapeError("weight_norm", "w and g of one element, with mini-batches that are equal or 1", w, gain)
+    return Result(Shape(w.dims, max(w.batch, gain.batch)), scratch=1)
+
+
+@kernel
+def weight_norm_forward(v, x0, x1, y, s, item, batch, step0, step1):
+    # the scratch holds 1 / |w|, and 0 for the zero vector
+    for b in range(batch):
+        w, out = v[x0 + b * step0 : x0 + b * step0 + item], v[y + b * item : y + (b + 1) * item]
+        total = ZERO
+        for i in range(item):
+            total += w[i] * w[i]
+        v[s + b] = ONE / math.sqrt(total) if total > ZERO else ZERO
+        scale = v[x1 + b * step1] * v[s + b]
+        for i in range(item):
+            out[i] = w[i] * scale
+
+
+@kernel
+def weight_norm_d0(v, g, x0, x1, y, s, item, batch, step0, step1):
+    for b in range(batch):
+        w, dw = v[x0 + b * step0 : x0 + b * step0 + item], g[x0 + b * step0 : x0 + b * step0 + item]
+        dy, inverse = g[y + b * item : y + (b + 1) * item], v[s + b]
+        product = ZERO
+        for i in range(item):
+            product += w[i] * dy[i]
+        scale, product = v[x1 + b * step1] * inverse, product * inverse * inverse
+        for i in range(item):
+            dw[i] += scale * (dy[i] - product * w[i])
+
+
+@kernel
+def weight_norm_d1(v, g, x0, x1, y, s, item, batch, step0, step1):
+    for b in range(batch):
+        w, dy = v[x0 + b * step0 : x0 + b * step0 + item], g[y + b * item : y + (b + 1) * item]
+        product = ZERO
+        for i in range(item):
+            product += w[i] * dy[i]
+        g[x1 + b * step1] += product * v[s + b]
+
+
+WEIGHT_NORM = define("weight_norm", shape=weight_norm_shape, params="xx", forward=weight_norm_forward,
+    backward=(weight_norm_d0, weight_norm_d1), reference=lambda w, gain: gain.item() * w / np.sqrt(np.sum(w * w)),
+    cases=(Case(((5,), (1,))), Case(((1,), (1,)), 0.5, 2), Case((((3, 4), 2), (1,))), Case(((3, 4), ((1,), 2))),
+           Case((((3, 4), 2), ((1, 1), 2)), -80, 80)))  # fmt: skip
+
+
+@native(WEIGHT_NORM)
+def weight_norm(w: Any, g: Any) -> Any:
+    """g * w / |w|, with the square root of the sum of squares |w| of a mini-batch item; 0 for the zero vector.
+
+    w: any shape x batch;  g: one element x batch; mini-batches equal or 1.  Raises ShapeError for other shapes.
+    Source: Salimans and Kingma (2016), Weight normalization, equation 2.
+    """
+    return WEIGHT_NORM(w, g)

@@ -119,7 +119,8 @@ def log_softmax_d0(v, g, x0, y, n, rows):
 
 LOG_SOFTMAX = define("log_softmax", shape=log_softmax_shape, forward=log_softmax_forward, backward=(log_softmax_d0,),
     reference=lambda x: np.log(softmax_reference(x, 0)),
-    cases=(Case(((5,),)), Case(((1,),)), Case(((40,),), -80, 80), Case((((3, 4), 2),)), Case(((2, 3, 4),))))  # fmt: skip
+    cases=(Case(((5,),)), Case(((1,),)), Case(((40,),), -80, 80), Case((((3, 4), 2),)),
+           Case(((2, 3, 4),))))  # fmt: skip
 
 
 def log_softmax(x: Any, restrict: Sequence[int] | None = None) -> Any:
@@ -189,3 +190,229 @@ RESTRICTED_LOG_SOFTMAX = define("restricted_log_softmax", shape=restricted_log_s
     cases=(Case(((5,),), arguments=((0, 1, 2, 3, 4),)), Case(((1,),), arguments=((0,),)),
            Case((((4,), 3),), -80, 80, ((0, 1, 2, 3),)),
            Case((((5,), 2),), arguments=((1, 3, 4),), no_difference=True, reason=INFINITE)))  # fmt: skip
+
+# ---- sparsemax -------------------------------------------------------------------------------------------------------
+
+
+def sparsemax_shape(x: Shape) -> Shape:
+    if x.cols != 1:
+        raise ShapeError("sparsemax", "a vector (k,)", x)
+    return x
+
+
+@scalar
+def sparsemax_threshold(x):  # type: ignore[no-untyped-def]
+    """The maximum of a window, and (relative to it) the threshold tau with sum of max(x_i - tau, 0) = 1.
+
+    Source: Michelot (1986), A finite algorithm for finding the projection of a point onto the canonical simplex.
+    """
+    top = x[0]
+    for i in range(1, x.size):
+        top = maximum(top, x[i])
+    count, tau = -1, -INF
+    while True:  # elements only leave the support
+        total, found = top - top, 0
+        for i in range(x.size):
+            if x[i] - top > tau:
+                total += x[i] - top
+                found += 1
+        if found == count or found == 0:  # none: NaN
+            return top, tau
+        count, tau = found, (total - ONE) / type(total)(found)
+
+
+@kernel
+def sparsemax_forward(v, x0, y, item, batch):
+    for b in range(batch):
+        x, out = v[x0 + b * item : x0 + (b + 1) * item], v[y + b * item : y + (b + 1) * item]
+        top, tau = sparsemax_threshold(x)
+        for i in range(item):
+            out[i] = max(x[i] - top - tau, ZERO)
+
+
+@kernel
+def sparsemax_d0(v, g, x0, y, item, batch):
+    for b in range(batch):
+        out, dy = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item]
+        dx, total, count = g[x0 + b * item : x0 + (b + 1) * item], ZERO, ZERO
+        for i in range(item):
+            if out[i] > ZERO:
+                total += dy[i]
+                count += ONE
+        for i in range(item):
+            if out[i] > ZERO:
+                dx[i] += dy[i] - total / count
+
+
+def sparsemax_reference(x: np.ndarray) -> np.ndarray:
+    z = np.sort(x)[::-1]
+    taus = (np.cumsum(z) - 1) / np.arange(1, z.size + 1)
+    return np.maximum(x - taus[z > taus][-1], 0)
+
+
+SPARSEMAX = define("sparsemax", shape=sparsemax_shape, forward=sparsemax_forward, backward=(sparsemax_d0,),
+    reference=sparsemax_reference,
+    cases=(Case(((5,),)), Case(((1,),)), Case((((4,), 3),)), Case(((40,),), -80, 80)))  # fmt: skip
+
+
+@native(SPARSEMAX)
+def sparsemax(x: Any) -> Any:
+    """The probabilities nearest to x: y_i = max(x_i - tau, 0), with the tau for which they add up to 1.
+
+    x: (k,) x batch; the result has the same shape.  Raises ShapeError unless x is a vector.
+    Source: Martins and Astudillo (2016), From softmax to sparsemax, algorithm 1.
+    """
+    return SPARSEMAX(x)
+
+
+# ---- sparsemax_loss --------------------------------------------------------------------------------------------------
+
+
+def sparsemax_loss_shape(x: Shape, *support: int) -> Result:
+    chosen("sparsemax_loss", x, support)
+    return Result(Shape((1,), x.batch), ints=(len(support), *support))
+
+
+@kernel
+def sparsemax_loss_forward(v, x0, y, item0, batch, ints):
+    for b in range(batch):
+        x = v[x0 + b * item0 : x0 + (b + 1) * item0]
+        top, tau = sparsemax_threshold(x)
+        total, gold, size = ZERO, ZERO, type(v[y])(ints[0])
+        for i in range(item0):
+            if x[i] - top > tau:
+                total += (x[i] - top) * (x[i] - top) - tau * tau
+        for j in range(1, ints[0] + 1):
+            gold += x[ints[j]] - top
+        v[y + b] = max(HALF * (total + ONE / size) - gold / size, ZERO)
+
+
+@kernel
+def sparsemax_loss_d0(v, g, x0, y, item0, batch, ints):
+    for b in range(batch):
+        x, dx, dy = v[x0 + b * item0 : x0 + (b + 1) * item0], g[x0 + b * item0 : x0 + (b + 1) * item0], g[y + b]
+        top, tau = sparsemax_threshold(x)
+        if v[y + b] > ZERO:
+            for i in range(item0):
+                dx[i] += dy * max(x[i] - top - tau, ZERO)
+            for j in range(1, ints[0] + 1):
+                dx[ints[j]] -= dy / type(dy)(ints[0])
+
+
+def sparsemax_loss_reference(x: np.ndarray, support: Sequence[int]) -> float:
+    p = sparsemax_reference(x)
+    tau = (x - p)[p > 0][0]
+    return float(((x[p > 0] ** 2 - tau**2).sum() + 1 / len(support)) / 2 - x[list(support)].mean())
+
+
+SPARSEMAX_LOSS = define("sparsemax_loss", shape=sparsemax_loss_shape, params="xI", forward=sparsemax_loss_forward,
+    backward=(sparsemax_loss_d0,), reference=sparsemax_loss_reference,
+    cases=(Case(((5,),), arguments=((1, 3),)), Case(((1,),), arguments=((0,),)), Case((((4,), 3),), arguments=((2,),)),
+           Case(((40,),), -80, 80, ((1, 3, 7),))))  # fmt: skip
+
+
+def sparsemax_loss(x: Any, support: Sequence[int]) -> Any:
+    """(sum over x_i > tau of (x_i^2 - tau^2) + 1 / k) / 2 - (mean of x over the k indices of `support`).
+
+    The loss of sparsemax(x), whose threshold is tau, for equal true probabilities on the support; never negative.
+    x: (k,) x batch; the result: (1,) x batch.
+    Raises ShapeError unless x is a vector, ValueError for an empty support, IndexError for an index out of range.
+    Source: Martins and Astudillo (2016), From softmax to sparsemax, section 3.
+    """
+    return SPARSEMAX_LOSS(x, sorted(set(support)))
+
+
+# ---- constrained_softmax ---------------------------------------------------------------------------------------------
+
+
+def constrained_softmax_shape(x: Shape, y: Shape) -> Shape:
+    if x.cols != 1 or y.cols != 1 or x.rows != y.rows or (x.batch != y.batch and 1 not in (x.batch, y.batch)):
+        needs = "two vectors of equal length, with mini-batches that are equal or 1"
+        raise ShapeError("constrained_softmax", needs, x, y)
+    return Shape(x.dims, max(x.batch, y.batch))
+
+
+@kernel
+def constrained_softmax_forward(v, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        x, bound = v[x0 + b * step0 : x0 + b * step0 + item], v[x1 + b * step1 : x1 + b * step1 + item]
+        out = v[y + b * item : y + (b + 1) * item]
+        for i in range(item):
+            out[i] = -ONE  # free, not at its bound
+        is_done = False
+        while not is_done:  # elements only go to their bounds
+            is_done, top, total, mass = True, -INF, ZERO, ONE
+            for i in range(item):
+                if out[i] < ZERO:
+                    top = max(top, x[i])
+                else:
+                    mass -= out[i]
+            for i in range(item):
+                if out[i] < ZERO:
+                    total += exp(x[i] - top)
+            for i in range(item):
+                if out[i] < ZERO and exp(x[i] - top) * mass > bound[i] * total:
+                    out[i] = max(bound[i], ZERO)
+                    is_done = False
+        for i in range(item):
+            if out[i] < ZERO:
+                out[i] = exp(x[i] - top) * mass / total
+
+
+@kernel
+def constrained_softmax_d0(v, g, x0, x1, y, item, batch, step0, step1):
+    for b in range(batch):
+        bound, dx = v[x1 + b * step1 : x1 + b * step1 + item], g[x0 + b * step0 : x0 + b * step0 + item]
+        out, dy = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item]
+        total = product = ZERO
+        for i in range(item):
+            if out[i] < bound[i]:
+                total += out[i]
+                product += out[i] * dy[i]
+        for i in range(item):
+            if out[i] < bound[i] and total > ZERO:
+                dx[i] += out[i] * (dy[i] - product / total)
+
+
+@kernel
+def constrained_softmax_d1(v, g, x1, y, item, batch, step1):
+    for b in range(batch):
+        bound, dbound = v[x1 + b * step1 : x1 + b * step1 + item], g[x1 + b * step1 : x1 + b * step1 + item]
+        out, dy = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item]
+        total = product = ZERO
+        for i in range(item):
+            if out[i] < bound[i]:
+                total += out[i]
+                product += out[i] * dy[i]
+        mean = product / total if total > ZERO else ZERO  # what a bound takes, the free elements lose
+        for i in range(item):
+            if not out[i] < bound[i]:
+                dbound[i] += dy[i] - mean
+
+
+def constrained_softmax_reference(x: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    free, y = np.ones(x.shape, bool), bound.copy()
+    while True:
+        y[free] = softmax_reference(x[free], 0) * (1 - bound[~free].sum())
+        if not (free & (y > bound)).any():
+            return y
+        free &= y <= bound
+        y = bound.copy()
+
+
+CONSTRAINED_SOFTMAX = define("constrained_softmax", shape=constrained_softmax_shape, params="xx",
+    forward=constrained_softmax_forward, backward=(constrained_softmax_d0, constrained_softmax_d1),
+    reference=constrained_softmax_reference,
+    cases=(Case(((5,), (5,)), 0.15, 0.35), Case(((1,), (1,)), 1.5, 2), Case((((4,), 3), ((4,), 3)), 0.24, 1),
+           Case((((5,), 3), (5,)), 0.15, 0.4), Case(((5,), ((5,), 3)), 0.15, 0.4)))  # fmt: skip
+
+
+@native(CONSTRAINED_SOFTMAX)
+def constrained_softmax(x: Any, y: Any) -> Any:
+    """softmax(x) with upper bounds y: what exceeds them goes to the others, in proportion to their exp(x_i).
+
+    x, y: (k,) x batch, mini-batches equal or 1.  Bounds that add up to less than 1 are the result themselves.
+    Raises ShapeError for other shapes.
+    Source: Martins and Kreutzer (2017), Learning what's easy: fully differentiable neural easy-first taggers.
+    """
+    return CONSTRAINED_SOFTMAX(x, y)

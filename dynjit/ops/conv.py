@@ -1,0 +1,393 @@
+"""Convolutions and pooling over windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
+from dynjit.errors import ShapeError
+from dynjit.jit import helper, kernel
+from dynjit.op import Case, define, native
+from dynjit.scalars import ZERO
+from dynjit.shape import Result, Shape
+
+# ---- windows of a map ------------------------------------------------------------------------------------------------
+
+
+def windows(name: str, x: Shape, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int) -> tuple[int, ...]:
+    """How many windows a map has down and to the right, and the rows and columns of zeros before it.
+
+    is_valid: windows lie within the map.  Else there is one for every `steps`-th position, with zeros around the map,
+    as evenly as possible.
+    """
+    counts, pads = [], []
+    for axis in (0, 1):
+        length, window, step = x.dim(axis), size[axis], steps[axis]
+        if step < 1 or window < 1 or (is_valid and window > length):
+            raise ShapeError(name, f"steps of 1 or more, not {steps}, and windows that fit the map, not {size}", x)
+        counts.append((length - window) // step + 1 if is_valid else -(-length // step))
+        pads.append(0 if is_valid else max((counts[-1] - 1) * step + window - length, 0) // 2)
+    return (*counts, *pads)
+
+
+def pair(name: str, numbers: Sequence[int]) -> tuple[int, int]:
+    """Two ints, for rows and columns."""
+    if len(numbers) != 2:
+        raise ShapeError(name, "two numbers, for rows and columns", tuple(numbers))
+    return int(numbers[0]), int(numbers[1])
+
+
+def windows_reference(x: np.ndarray, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int, fill: float) -> Any:
+    """The windows as an array (down, right, rows, cols, channels)."""
+    x = x.reshape(x.shape + (1,) * (3 - x.ndim))
+    down, right, up, left = windows("", Shape(x.shape), size, steps, is_valid)
+    wide = np.pad(x, ((up, size[0]), (left, size[1]), (0, 0)), constant_values=fill)
+    corners = [[(r * steps[0], c * steps[1]) for c in range(right)] for r in range(down)]
+    return np.array([[wide[r : r + size[0], c : c + size[1]] for r, c in row] for row in corners])
+
+
+@helper
+def inside(start, step, count, length):
+    """The range of those i below `count` for which start + i * step lies in an axis."""
+    first = min(max(0, -(start // step)), count)
+    return first, max(first, min(count, -((start - length) // step)))
+
+
+# ---- conv2d ----------------------------------------------------------------------------------------------------------
+
+
+def conv2d_shape(x: Shape, f: Shape, *numbers: int) -> Result:
+    """numbers: steps, is_valid.  ints: windows, zeros, size, steps, rows and cols of x, channels."""
+    batch = max(x.batch, f.batch)
+    fits = len(x.dims) in (2, 3) and 2 <= len(f.dims) <= 4 and x.dim(2) == f.dim(2)
+    if not fits or any(shape.batch not in (1, batch) for shape in (x, f)):
+        needs = "x (rows, cols, channels) and f (r, c, channels, filters), with mini-batches that are equal or 1"
+        raise ShapeError("conv2d", needs, x, f)
+    size, steps = (f.dim(0), f.dim(1)), numbers[:2]
+    places = windows("conv2d", x, size, steps, numbers[2])
+    ints = (*places, *size, *steps, x.dim(0), x.dim(1), x.dim(2))
+    down, right = places[:2]
+    return Result(Shape((down, right, f.dim(3)), batch), ints, scratch=down * right * x.dim(2) * size[0] * size[1])
+
+
+@helper
+def copy_windows(x, out, ints):
+    """out (windows, elements of a window)."""
+    down, right, up, left, size_r, size_c, step_r, step_c, rows, cols, channels = (
+        ints[0], ints[1], ints[2], ints[3], ints[4], ints[5], ints[6], ints[7], ints[8], ints[9], ints[10])  # fmt: skip
+    for k in range(channels * size_c * size_r):
+        r, c, channel = k % size_r - up, k // size_r % size_c - left, k // (size_r * size_c)
+        first, behind = inside(r, step_r, down, rows)
+        for j in range(right):
+            to = out[(k * right + j) * down : (k * right + j + 1) * down]
+            at = (channel * cols + c + j * step_c) * rows + r
+            for i in range(down):
+                to[i] = ZERO
+            if 0 <= c + j * step_c < cols:
+                for i in range(first, behind):
+                    to[i] = x[at + i * step_r]
+
+
+@helper
+def add_windows(dx, dout, ints):
+    """Adds the gradient of what `copy_windows` makes to that of x."""
+    down, right, up, left, size_r, size_c, step_r, step_c, rows, cols, channels = (
+        ints[0], ints[1], ints[2], ints[3], ints[4], ints[5], ints[6], ints[7], ints[8], ints[9], ints[10])  # fmt: skip
+    for k in range(channels * size_c * size_r):
+        r, c, channel = k % size_r - up, k // size_r % size_c - left, k // (size_r * size_c)
+        first, behind = inside(r, step_r, down, rows)
+        for j in range(right):
+            d = dout[(k * right + j) * down : (k * right + j + 1) * down]
+            at = (channel * cols + c + j * step_c) * rows + r
+            if 0 <= c + j * step_c < cols:
+                for i in range(first, behind):
+                    dx[at + i * step_r] += d[i]
+
+
+@kernel
+def conv2d_forward(v, x0, x1, y, s, item, item0, item1, batch, step0, step1, ints):
+    places = ints[0] * ints[1]
+    depth = ints[4] * ints[5] * ints[10]
+    for b in range(batch):
+        patches = v[s + b * places * depth : s + (b + 1) * places * depth]
+        copy_windows(v[x0 + b * step0 : x0 + b * step0 + item0], patches, ints)
+        f, out = v[x1 + b * step1 : x1 + b * step1 + item1], v[y + b * item : y + (b + 1) * item]
+        gemm_nn(patches, f, out, places, item // places, depth, 0)
+
+
+@kernel
+def conv2d_d0(v, g, x0, x1, y, s, item, item0, item1, batch, step0, step1, ints):
+    places = ints[0] * ints[1]
+    depth = ints[4] * ints[5] * ints[10]
+    for b in range(batch):
+        dpatches = g[s + b * places * depth : s + (b + 1) * places * depth]
+        f, dy = v[x1 + b * step1 : x1 + b * step1 + item1], g[y + b * item : y + (b + 1) * item]
+        gemm_nt(dy, f, dpatches, places, depth, item // places, 0)
+        add_windows(g[x0 + b * step0 : x0 + b * step0 + item0], dpatches, ints)
+
+
+@kernel
+def conv2d_d1(v, g, x1, y, s, item, item1, batch, step1, ints):
+    places = ints[0] * ints[1]
+    depth = ints[4] * ints[5] * ints[10]
+    for b in range(batch):
+        patches = v[s + b * places * depth : s + (b + 1) * places * depth]
+        df, dy = g[x1 + b * step1 : x1 + b * step1 + item1], g[y + b * item : y + (b + 1) * item]
+        gemm_tn(patches, dy, df, depth, item // places, places, 1)
+
+
+def conv2d_reference(x: np.ndarray, f: np.ndarray, *numbers: int) -> Any:
+    f = f.reshape(f.shape + (1,) * (4 - f.ndim))
+    patches = windows_reference(x, f.shape[:2], numbers[:2], numbers[2], 0)
+    return np.einsum("abrck,rckf->abf", patches, f)
+
+
+CONV2D = define("conv2d", shape=conv2d_shape, params="xxiii", forward=conv2d_forward, backward=(conv2d_d0, conv2d_d1),
+    reference=conv2d_reference,
+    cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3)), arguments=(1, 1, 1)), Case(((1, 1), (1, 1)), arguments=(1, 1, 1)),
+           Case(((5, 6, 2), (3, 2, 2, 3)), arguments=(2, 1, 0)), Case(((4, 3), (4, 4, 1, 2)), arguments=(1, 3, 0)),
+           Case(((7, 6), ((2, 3, 1, 2), 2)), arguments=(3, 2, 1))))  # fmt: skip
+
+
+def conv2d(x: Any, f: Any, stride: Sequence[int], is_valid: bool = True) -> Any:
+    """Sums over windows y_abf = sum_rck x_(a s + r)(b t + c)k f_rckf, where stride = [s, t].
+
+    x: (rows, cols, channels);  f: (r, c, channels, filters);  missing axes have size 1;  mini-batches equal or 1.
+    is_valid: windows lie within x; else there are as many as positions (divided by the steps, rounded up), with zeros
+    around x.
+    Raises ShapeError unless the shapes fit, and for steps below 1.
+    """
+    return CONV2D(x, f, *pair("conv2d", stride), int(is_valid))
+
+
+def conv2d_bias_shape(x: Shape, f: Shape, b: Shape, *numbers: int) -> Result:
+    result = conv2d_shape(x, f, *numbers)
+    dims, batch = result.shape
+    if b.dims != dims[2:] or (b.batch != batch and 1 not in (b.batch, batch)):
+        raise ShapeError("conv2d_bias", "a bias for each filter, with mini-batches that are equal or 1", x, f, b)
+    return result._replace(shape=Shape(dims, max(batch, b.batch)))
+
+
+@kernel
+def conv2d_bias_forward(v, x0, x1, x2, y, s, item, item0, item1, item2, batch, step0, step1, step2, ints):
+    places = ints[0] * ints[1]
+    depth = ints[4] * ints[5] * ints[10]
+    for b in range(batch):
+        patches = v[s + b * places * depth : s + (b + 1) * places * depth]
+        copy_windows(v[x0 + b * step0 : x0 + b * step0 + item0], patches, ints)
+        f, out = v[x1 + b * step1 : x1 + b * step1 + item1], v[y + b * item : y + (b + 1) * item]
+        bias = v[x2 + b * step2 : x2 + b * step2 + item2]
+        for i in range(item):
+            out[i] = bias[i // places]
+        gemm_nn(patches, f, out, places, item2, depth, 1)
+
+
+@kernel
+def conv2d_bias_d2(g, x2, y, item, item2, batch, step2, ints):
+    places = ints[0] * ints[1]
+    for b in range(batch):
+        db = g[x2 + b * step2 : x2 + b * step2 + item2]
+        for k in range(item2):
+            dy = g[y + b * item + k * places : y + b * item + (k + 1) * places]
+            total = ZERO
+            for i in range(places):
+                total += dy[i]
+            db[k] += total
+
+
+CONV2D_BIAS = define("conv2d_bias", shape=conv2d_bias_shape, params="xxxiii", forward=conv2d_bias_forward,
+    backward=(conv2d_d0, conv2d_d1, conv2d_bias_d2),
+    reference=lambda x, f, b, *numbers: conv2d_reference(x, f, *numbers) + b,
+    cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3), (3,)), arguments=(1, 1, 1)),
+           Case(((1, 1), (1, 1), (1,)), arguments=(1, 1, 1)), Case(((4, 3), (2, 2), ((1,), 2)), arguments=(1, 1, 1)),
+           Case(((5, 6, 2), (3, 2, 2, 3), (3,)), arguments=(2, 1, 0))))  # fmt: skip
+
+
+def conv2d_bias(x: Any, f: Any, b: Any, stride: Sequence[int], is_valid: bool = True) -> Any:
+    """`conv2d` with a bias added to each filter's map.
+
+    b: (filters,).  Raises ShapeError unless the shapes fit, and for steps below 1.
+    """
+    return CONV2D_BIAS(x, f, b, *pair("conv2d_bias", stride), int(is_valid))
+
+
+# ---- maxpooling2d ----------------------------------------------------------------------------------------------------
+
+
+def maxpooling2d_shape(x: Shape, *numbers: int) -> Result:
+    """numbers: size, steps, is_valid.  ints: windows, zeros, size, steps, rows and cols of x."""
+    if len(x.dims) not in (2, 3):
+        raise ShapeError("maxpooling2d", "x (rows, cols) or (rows, cols, channels)", x)
+    places = windows("maxpooling2d", x, numbers[:2], numbers[2:4], numbers[4])
+    return Result(Shape((*places[:2], *x.dims[2:]), x.batch), (*places, *numbers[:4], *x.dims[:2]))
+
+
+@kernel
+def maxpooling2d_forward(v, x0, y, n, ints):
+    down, right, rows, cols = ints[0], ints[1], ints[8], ints[9]
+    for i in range(n):
+        r, c = i % down * ints[6] - ints[2], i // down % right * ints[7] - ints[3]
+        at = x0 + i // (down * right) * rows * cols
+        first, behind = max(r, 0), min(r + ints[4], rows)
+        top = v[at + max(c, 0) * rows + first]
+        for k in range(max(c, 0), min(c + ints[5], cols)):
+            x = v[at + k * rows + first : at + k * rows + behind]
+            for j in range(behind - first):
+                top = max(top, x[j])
+        v[y + i] = top
+
+
+@kernel
+def maxpooling2d_d0(v, g, x0, y, n, ints):
+    down, right, rows, cols = ints[0], ints[1], ints[8], ints[9]
+    for i in range(n):
+        r, c = i % down * ints[6] - ints[2], i // down % right * ints[7] - ints[3]
+        at = x0 + i // (down * right) * rows * cols
+        found = False
+        for k in range(max(c, 0), min(c + ints[5], cols)):
+            for j in range(max(r, 0), min(r + ints[4], rows)):
+                if not found and v[at + k * rows + j] == v[y + i]:  # of equal ones the first
+                    g[at + k * rows + j] += g[y + i]
+                    found = True
+
+
+def maxpooling2d_reference(x: np.ndarray, *numbers: int) -> Any:
+    return windows_reference(x, numbers[:2], numbers[2:4], numbers[4], -np.inf).max((2, 3))
+
+
+MAXPOOLING2D = define("maxpooling2d", shape=maxpooling2d_shape, params="xiiiii", forward=maxpooling2d_forward,
+    backward=(maxpooling2d_d0,), reference=maxpooling2d_reference,
+    cases=(Case((((5, 6, 2), 2),), arguments=(2, 3, 1, 1, 1)), Case(((1, 1),), arguments=(1, 1, 1, 1, 1)),
+           Case(((5, 6, 2),), arguments=(2, 3, 2, 2, 0)), Case(((7, 5),), arguments=(4, 2, 3, 1, 0)),
+           Case(((7, 5),), arguments=(2, 2, 3, 3, 1))))  # fmt: skip
+
+
+def maxpooling2d(x: Any, ksize: Sequence[int], stride: Sequence[int], is_valid: bool = True) -> Any:
+    """Largest element of each window of `ksize` = [rows, cols], every stride[0] rows and stride[1] columns.
+
+    x: (rows, cols) or (rows, cols, channels) x batch.  is_valid: as in `conv2d`; what lies outside never counts.
+    Raises ShapeError for other shapes, for windows that do not fit and for steps below 1.
+    """
+    sizes = *pair("maxpooling2d", ksize), *pair("maxpooling2d", stride)
+    return MAXPOOLING2D(x, *sizes, int(is_valid))
+
+
+# ---- filter1d_narrow -------------------------------------------------------------------------------------------------
+
+
+def filter1d_narrow_shape(x: Shape, f: Shape) -> Result:
+    """ints: columns of the result, elements of a window."""
+    batch = max(x.batch, f.batch)
+    fits = len(x.dims) == 2 and len(f.dims) in (2, 3) and x.rows == f.rows and f.dim(1) <= x.cols
+    if not fits or any(shape.batch not in (1, batch) for shape in (x, f)):
+        needs = "x (rows, cols) and f (rows, k, filters) with k <= cols, and mini-batches that are equal or 1"
+        raise ShapeError("filter1d_narrow", needs, x, f)
+    count, size = x.cols - f.dim(1) + 1, x.rows * f.dim(1)
+    return Result(Shape((f.dim(2), count), batch), (count, size), scratch=count * size)
+
+
+@kernel
+def filter1d_narrow_forward(v, x0, x1, y, s, rows, rows0, item, item1, batch, batch1, step0, step1, i0, i1):
+    for b in range(batch):
+        for c in range(i0):
+            at, to = x0 + b * step0 + c * rows0, s + (b * i0 + c) * i1
+            x, out = v[at : at + i1], v[to : to + i1]
+            for i in range(i1):
+                out[i] = x[i]
+    columns, repeats = (i0 * batch, 1) if batch1 == 1 else (i0, batch)
+    for b in range(repeats):
+        f, patches = v[x1 + b * step1 : x1 + b * step1 + item1], v[s + b * i0 * i1 : s + (b * i0 + columns) * i1]
+        gemm_tn(f, patches, v[y + b * item : y + b * item + rows * columns], rows, columns, i1, 0)
+
+
+@kernel
+def filter1d_narrow_d0(v, g, x0, x1, y, s, rows, rows0, item, item1, batch, batch1, step0, step1, i0, i1):
+    columns, repeats = (i0 * batch, 1) if batch1 == 1 else (i0, batch)
+    for b in range(repeats):
+        f, dpatches = v[x1 + b * step1 : x1 + b * step1 + item1], g[s + b * i0 * i1 : s + (b * i0 + columns) * i1]
+        gemm_nn(f, g[y + b * item : y + b * item + rows * columns], dpatches, i1, columns, rows, 0)
+    for b in range(batch):
+        for c in range(i0):
+            at, to = x0 + b * step0 + c * rows0, s + (b * i0 + c) * i1
+            dx, d = g[at : at + i1], g[to : to + i1]
+            for i in range(i1):
+                dx[i] += d[i]
+
+
+@kernel
+def filter1d_narrow_d1(v, g, x1, y, s, rows, item, item1, batch, batch1, step1, i0, i1):
+    columns, repeats = (i0 * batch, 1) if batch1 == 1 else (i0, batch)
+    for b in range(repeats):
+        df, patches = g[x1 + b * step1 : x1 + b * step1 + item1], v[s + b * i0 * i1 : s + (b * i0 + columns) * i1]
+        gemm_nt(patches, g[y + b * item : y + b * item + rows * columns], df, i1, rows, columns, 1)
+
+
+def filter1d_narrow_reference(x: np.ndarray, f: np.ndarray) -> np.ndarray:
+    f, width = f.reshape(f.shape + (1,) * (3 - f.ndim)), f.shape[1]
+    return np.array([np.einsum("rk,rkf->f", x[:, c : c + width], f) for c in range(x.shape[1] - width + 1)]).T
+
+
+FILTER1D_NARROW = define("filter1d_narrow", shape=filter1d_narrow_shape, params="xx", forward=filter1d_narrow_forward,
+    backward=(filter1d_narrow_d0, filter1d_narrow_d1), reference=filter1d_narrow_reference,
+    cases=(Case(((3, 6), (3, 2, 4))), Case(((1, 1), (1, 1))), Case((((3, 6), 2), (3, 3, 2))),
+           Case(((3, 6), ((3, 2), 2))), Case((((2, 4), 2), ((2, 3, 2), 2)))))  # fmt: skip
+
+
+@native(FILTER1D_NARROW)
+def filter1d_narrow(x: Any, y: Any) -> Any:
+    """Sums over windows of columns z_fc = sum_rk x_r(c + k) y_rkf.
+
+    x: (rows, cols);  y: (rows, k) or (rows, k, filters);  the result: (filters, cols - k + 1).
+    Mini-batches equal or 1.  Raises ShapeError unless the shapes fit.
+    """
+    return FILTER1D_NARROW(x, y)
+
+
+# ---- kmh_ngram -------------------------------------------------------------------------------------------------------
+
+
+def kmh_ngram_shape(x: Shape, width: int) -> Result:
+    if len(x.dims) != 2 or not 1 <= width <= x.cols:
+        raise ShapeError("kmh_ngram", f"a matrix of at least {width} columns, and at least one per window", x)
+    return Result(Shape((x.rows, x.cols - width + 1), x.batch), ints=(width,))
+
+
+@kernel
+def kmh_ngram_forward(v, x0, y, rows, item, item0, batch, i0):
+    for b in range(batch):
+        out = v[y + b * item : y + (b + 1) * item]
+        x = v[x0 + b * item0 : x0 + b * item0 + item]
+        for i in range(item):
+            out[i] = x[i]
+        for k in range(1, i0):
+            x = v[x0 + b * item0 + k * rows : x0 + b * item0 + k * rows + item]
+            for i in range(item):
+                out[i] += x[i]
+
+
+@kernel
+def kmh_ngram_d0(g, x0, y, rows, item, item0, batch, i0):
+    for b in range(batch):
+        dy = g[y + b * item : y + (b + 1) * item]
+        for k in range(i0):
+            dx = g[x0 + b * item0 + k * rows : x0 + b * item0 + k * rows + item]
+            for i in range(item):
+                dx[i] += dy[i]
+
+
+KMH_NGRAM = define("kmh_ngram", shape=kmh_ngram_shape, params="xi", forward=kmh_ngram_forward, backward=(kmh_ngram_d0,),
+    reference=lambda x, width: sum(x[:, k : x.shape[1] - width + 1 + k] for k in range(width)),
+    cases=(Case(((3, 5),), arguments=(2,)), Case(((1, 1),), arguments=(1,)),
+           Case((((2, 4), 2),), arguments=(3,))))  # fmt: skip
+
+
+@native(KMH_NGRAM)
+def kmh_ngram(x: Any, v: int) -> Any:
+    """Sums of v neighbouring columns: y_rc = sum over k < v of x_r(c + k).
+
+    x: (rows, cols) x batch; the result: (rows, cols - v + 1) x batch.  Raises ShapeError unless 1 <= v <= cols.
+    """
+    return KMH_NGRAM(x, v)
