@@ -10,5 +10,5 @@ from dynjit.initializers import *  # noqa: F403
 from dynjit.parameters import LookupParameters, Model, ParameterCollection, Parameters
 from dynjit.trainers import *  # noqa: F403
 
-dynet.connect()
 globals().update(dynet.public_functions())
+dynet.connect()

@@ -48,12 +48,14 @@ def public_functions() -> dict[str, Callable]:
             if function is None:
                 continue  # TEMPORARY
             found[name] = frontend.builtin(function) if function in op.fast else function
+    for name, is_vector in (("scalarInput", False), ("inputVector", True)):
+        found[name] = frontend.input_builtin(found[name], is_vector)
     found["zeroes"] = found["zeros"]
     return found
 
 
 def connect() -> None:
-    """Tells the native front end which types and operators it serves."""
+    """Tells the native front end which types and operators it serves; all families are imported by then."""
     by_name = {operator.name: operator for operator in op.operators}
     frontend.connect(Expression, Parameters, LookupParameters, by_name, graph.slow)
 

@@ -24,11 +24,13 @@ from dynjit.arena import (
     Storage,
     append,
     append_leaf,
+    float32s,
     float64s,
     headers,
     int64s,
     nodes_at,
     operators_at,
+    shapes_at,
     signatures_at,
     find_signature,
     states,
@@ -39,22 +41,24 @@ from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_sym
 from dynjit.memory import reserve
 
 SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript")
-PLAIN = ("add", "subtract", "product", "add_number", "number_minus", "scale", "negate", "pick", "lookup")
+PLAIN = ("add", "subtract", "product", "add_number", "number_minus", "scale", "negate", "pick", "pick_range", "lookup",
+         "input")  # fmt: skip
 STATE = np.dtype(
     [("header", "i8"), ("table", "i8"), ("parameters", "i8"), ("formats", "i8")]
-    + [(name, "i8") for name in ("expression", "dense", "lookup_table", "int", "float", "list")]
-    + [(f"slow_{name}", "i8") for name in SLOTS]
+    + [(name, "i8") for name in ("expression", "dense", "lookup_table", "int", "float", "list", "tuple", "slice")]
+    + [(f"slow_{name}", "i8") for name in (*SLOTS, "scalar", "vector")]
     + [(f"op_{name}", "i8") for name in PLAIN]
 )
 PARAMETER = np.dtype([("signature", "i8"), ("value", "i8"), ("flags", "i8")])
 MAX_PARAMS = 8
 FORMAT = np.dtype(
-    [("count", "i8"), ("required", "i8"), ("floats", "i8"), ("slow", "i8")]
+    [("count", "i8"), ("required", "i8"), ("floats", "i8"), ("public", "i8"), ("record", "i8")]
     + [(f"{what}{i}", "i8") for what in ("letter", "default") for i in range(MAX_PARAMS)]
 )
 FORMAT_BYTES, LETTERS = FORMAT.itemsize, int(FORMAT.fields["letter0"][1])  # type: ignore[index]
 HANDLE, NUMBER = 16, 24  # offsets of an expression's handle, and of a parameter's number, behind the object's head
 MAX_LIST = 1 << 20
+OWN = 1 << 32  # added to an operator's code: what the compiled function declines goes to the recorder
 
 state = np.zeros(1, STATE)
 parameters = reserve(1 << 24, PARAMETER)
@@ -63,7 +67,8 @@ state[0]["table"], state[0]["parameters"] = signature_state.ctypes.data, paramet
 state[0]["formats"] = formats.ctypes.data
 add_symbol("dynjit_front_end", state.ctypes.data)
 for symbol in ("PyType_GenericAlloc", "PyObject_Vectorcall", "PyLong_AsLongLongAndOverflow", "PyFloat_AsDouble",
-               "PyList_Size", "PyList_GetItem", "PyErr_Clear"):  # fmt: skip
+               "PyList_Size", "PyList_GetItem", "PyErr_Clear",
+               "PyTuple_Size", "PyTuple_GetItem", "PySlice_Unpack"):  # fmt: skip
     python_symbol(symbol)
 allocate = types.ExternalFunction("PyType_GenericAlloc", types.intp(types.intp, types.intp))
 vectorcall = types.ExternalFunction("PyObject_Vectorcall", types.intp(types.intp, types.intp, types.intp, types.intp))
@@ -72,9 +77,13 @@ as_double = types.ExternalFunction("PyFloat_AsDouble", types.float64(types.intp)
 list_size = types.ExternalFunction("PyList_Size", types.intp(types.intp))
 list_item = types.ExternalFunction("PyList_GetItem", types.intp(types.intp, types.intp))
 
+tuple_size = types.ExternalFunction("PyTuple_Size", types.intp(types.intp))
+tuple_item = types.ExternalFunction("PyTuple_GetItem", types.intp(types.intp, types.intp))
+unpack_slice = types.ExternalFunction("PySlice_Unpack", types.intc(types.intp, types.intp, types.intp, types.intp))
 clear_error = types.ExternalFunction("PyErr_Clear", types.void())
 
 words, front_ends, parameters_at, formats_at = view_of("i8"), view_of(STATE), view_of(PARAMETER), view_of(FORMAT)
+OPEN_END = (1 << 63) - 1  # what a slice without an end says
 KEY, OPERANDS, DATA = 0, 2 * MAX_LIST, 4 * MAX_LIST  # where they lie in the header's scratch numbers
 
 
@@ -301,12 +310,39 @@ def native_negative(a):  # type: ignore[no-untyped-def]
     return result if result != 0 else slow_pair(s, s.slow_negative, a, a)
 
 
+@helper
+def slice_of(s, a, b):  # type: ignore[no-untyped-def]
+    """x[start:stop] along the first axis, counted from the front."""
+    h = headers(s.header)[0]
+    node = operand(s, h, a)
+    bounds = overflow_flag(h)
+    if node < 0 or load(a + 8) == s.lookup_table or unpack_slice(b, bounds, bounds + 8, bounds + 16) < 0:
+        clear_error()
+        return 0
+    start, stop, step = words(bounds)[0], words(bounds)[1], words(bounds)[2]
+    rows = shapes_at(h.shapes)[signatures_at(h.signatures)[nodes_at(h.nodes)[node].signature].shape].rows
+    if stop == OPEN_END:
+        stop = rows
+    if step != 1 or start < 0 or stop <= start or stop > rows:
+        return 0
+    scratch = int64s(h.scratch)
+    scratch[KEY] = s.op_pick_range
+    scratch[KEY + 1] = 1
+    scratch[KEY + 3] = stop - start
+    scratch[KEY + 4] = 0  # the axis
+    scratch[OPERANDS] = node
+    scratch[DATA] = start
+    return finish(s, h, 5, 1, 1)
+
+
 @entry(BINARY)
 def native_subscript(a, b):  # type: ignore[no-untyped-def]
     """x[i] of an expression, table[i] of a lookup table."""
     s = front_ends(state_address())[0]
     result = 0
-    if load(b + 8) == s.int:
+    if load(b + 8) == s.slice:
+        result = slice_of(s, a, b)
+    elif load(b + 8) == s.int:
         h = headers(s.header)[0]
         index, overflow = integer_of(h, b)
         node = operand(s, h, a) if overflow == 0 and index >= 0 else -1
@@ -322,7 +358,7 @@ def native_subscript(a, b):  # type: ignore[no-untyped-def]
     return result if result != 0 else slow_pair(s, s.slow_subscript, a, b)
 
 
-X, XS, I, F, D, DS, R = (ord(letter) for letter in "xXifdDr")
+X, XS, I, IS, F, D, DS, R = (ord(letter) for letter in "xXiIfdDr")
 
 
 @external("int64(int64, int64, int64)")
@@ -371,6 +407,18 @@ def collect(code, args, nargs):  # type: ignore[no-untyped-def]
             else:
                 return 0
             floats += 1
+        elif letter == IS:
+            if o == 0 or load(o + 8) != s.tuple:
+                return 0
+            for i in range(tuple_size(o)):
+                item = tuple_item(o, i)
+                if load(item + 8) != s.int:
+                    return 0
+                value, overflow = integer_of(h, item)
+                if overflow != 0:
+                    return 0
+                scratch[spare + ints] = value
+                ints += 1
         elif letter == DS:
             if o == 0 or load(o + 8) != s.list:
                 return 0
@@ -413,12 +461,59 @@ def collect(code, args, nargs):  # type: ignore[no-untyped-def]
 
 @entry("intp(intp, intp, intp, intp)")
 def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    """Serves all public operator functions; `self` is the operator's code as an int object."""
+    """Serves all operators; `self` is an int object: the operator's code, plus OWN for calls inside of dynjit."""
     s = front_ends(state_address())[0]
     h = headers(s.header)[0]
-    code, overflow = integer_of(h, self)
+    number, overflow = integer_of(h, self)
+    code = number % OWN
     result = collect(code, args, nargs) if names == 0 else 0
-    return result if result != 0 else vectorcall(formats_at(s.formats)[code].slow, args, nargs, names)
+    if result != 0:
+        return result
+    form = formats_at(s.formats)[code]
+    return vectorcall(form.public if number < OWN else form.record, args, nargs, names)
+
+
+@entry("intp(intp, intp, intp, intp)")
+def native_input(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """Serves scalarInput(number) (`self` 0) and inputVector(list of floats) (`self` 1)."""
+    s = front_ends(state_address())[0]
+    h = headers(s.header)[0]
+    is_vector, overflow = integer_of(h, self)
+    result = 0
+    if names == 0 and nargs == 1:
+        o = load(args)
+        if is_vector == 0 and load(o + 8) == s.float:
+            result = input_node(s, h, o, 1, False)
+        elif is_vector == 1 and load(o + 8) == s.list:
+            result = input_node(s, h, o, list_size(o), True)
+    return result if result != 0 else vectorcall(s.slow_vector if is_vector else s.slow_scalar, args, nargs, names)
+
+
+@helper
+def input_node(s, h, o, count, is_list):  # type: ignore[no-untyped-def]
+    """A leaf with the values of a float, or of a list of floats; 0: not the plain case."""
+    scratch = int64s(h.scratch)
+    start = (h.value_top + 15) & ~15
+    if count == 0 or start + count > h.value_end:
+        return 0
+    scratch[KEY] = s.op_input
+    scratch[KEY + 1] = 0
+    scratch[KEY + 2] = count
+    scratch[KEY + 3] = 1  # the mini-batch
+    signature = find_signature(states(s.table)[0], h.scratch + KEY * 8, 4)
+    if signature == 0:
+        return 0
+    values = float32s(h.v)
+    for i in range(count):
+        item = list_item(o, i) if is_list else o
+        if load(item + 8) != s.float:
+            return 0
+        values[start + i] = as_double(item)
+    node = append_leaf(h, signature, start, 0)
+    if node < 0:
+        return 0
+    h.value_top = start + count
+    return expression_of(s, h, node)
 
 
 # ---- types and builtins ----------------------------------------------------------------------------------------------
@@ -451,7 +546,7 @@ class Method(ctypes.Structure):
 SUBCLASSABLE, LONGLONG = 1 << 10, 17  # Py_TPFLAGS_BASETYPE, T_LONGLONG
 FASTCALL_KEYWORDS = 0x82
 SUBSCRIPT, MEMBERS = 5, 72  # Py_mp_subscript, Py_tp_members
-NUMBER_SLOTS = {7: native_add, 36: native_subtract, 29: native_multiply, 37: native_divide, 26: native_negative,
+NUMBER_SLOTS = {7: native_add, 36: native_subtract, 29: native_multiply, 37: native_divide, 30: native_negative,
                 75: native_matmul, SUBSCRIPT: native_subscript}  # fmt: skip
 
 is_native = (
@@ -544,19 +639,35 @@ def builtin(function: Callable) -> Callable:
     return c_function(function.__name__, text, native_call, operator.code, function)
 
 
-def fill_format(operator: op.Operator, function: Callable) -> None:
-    """Tells compiled code how the public function of an operator is called."""
-    defaults = function.__defaults__ or ()
+def input_builtin(function: Callable, is_vector: bool) -> Callable:
+    """The compiled form of scalarInput or inputVector."""
+    return c_function(function.__name__, f"{function.__doc__}", native_input, int(is_vector), function) if is_native else function
+
+
+def fill_format(operator: op.Operator, function: Callable | None) -> None:
+    """Tells compiled code how an operator, and its public function, are called."""
+    defaults = (function.__defaults__ or ()) if function else ()
     passed = [letter for letter in operator.params if letter != "r"]
     form = formats[operator.code]
     form["count"], form["required"] = len(operator.params), len(passed) - len(defaults)
-    form["floats"], form["slow"] = operator.params.count("f"), id(function)
+    form["floats"], form["public"] = operator.params.count("f"), id(function) if function else 0
     values = iter([None] * (len(passed) - len(defaults)) + list(defaults))
     for i, letter in enumerate(operator.params):
         form[f"letter{i}"] = ord(letter)
         value = next(values) if letter != "r" else None
-        if value is not None:
+        if isinstance(value, (int, float)):
             form[f"default{i}"] = np.float64(value).view(np.int64) if letter == "f" else int(value)
+
+
+def serve(operator: op.Operator) -> None:
+    """Lets compiled code serve the calls of an operator inside of dynjit."""
+    if not is_native or len(operator.params) > MAX_PARAMS:
+        return
+    if not formats[operator.code]["count"]:
+        fill_format(operator, None)
+    formats[operator.code]["record"] = id(operator.record)
+    kept.append(operator.record)
+    operator.call = c_function(operator.name, "", native_call, OWN + operator.code, operator.record)
 
 
 def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Callable) -> Callable:
@@ -577,13 +688,14 @@ def connect(
     expression: type, dense: type, lookup_table: type, operators: dict[str, op.Operator], slow: dict[str, Callable]
 ) -> None:
     """Tells compiled code the types and operators that it serves, and the twins that it hands over to."""
-    for name in SLOTS:
+    for name in (*SLOTS, "scalar", "vector"):
         state[0][f"slow_{name}"] = id(slow[name])
     kinds = {"expression": expression, "dense": dense, "lookup_table": lookup_table, "int": int, "float": float,
-             "list": list}  # fmt: skip
+             "list": list, "tuple": tuple, "slice": slice}  # fmt: skip
     for name, kind in kinds.items():
         state[0][name] = id(kind)
     for name in PLAIN:
         state[0][f"op_{name}"] = operators[name].code
-        formats[operators[name].code]["floats"] = operators[name].params.count("f")
+    for operator in operators.values():
+        serve(operator)
     kept.extend((kinds, slow))

@@ -418,7 +418,7 @@ def subscript(a: Expression, index: Any) -> Expression:
 
 
 slow.update(add=add, subtract=subtract, multiply=multiply, divide=divide, matmul=matmul, negative=negative,
-            power=power, subscript=subscript)  # fmt: skip
+            power=power, subscript=subscript, scalar=leaf.scalarInput, vector=leaf.inputVector)  # fmt: skip
 
 
 def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:

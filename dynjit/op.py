@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,6 @@ class Operator:
     leaf: bool
     module: str
     code: int = 0
-    parameters: tuple[str, ...] = field(default=())
 
     @property
     def is_list(self) -> bool:
@@ -86,9 +85,16 @@ class Operator:
         rest = self.group[1:] or self.group
         return rest[(position - 1) % len(rest)] if rest else STACKED
 
-    def __call__(self, *arguments: Any) -> Any:
-        """A new node; `arguments` in the order of `params`, already of the right types."""
+    def __post_init__(self) -> None:
+        self.call: Callable[..., Any] = self.record
+
+    def record(self, *arguments: Any) -> Any:
+        """A new node, made in Python; `arguments` in the order of `params`, already of the right types."""
         return recorder(self, arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """A new node; compiled code serves the plain case."""
+        return self.call(*arguments)
 
 
 operators: list[Operator] = []

@@ -61,6 +61,11 @@ class Stored(NativeParameter):
     def _node(self) -> int:
         return self.join()
 
+    def constant(self) -> Expression:
+        """Itself as a constant of the current graph: no gradient flows to it."""
+        signature, start, _ = (int(value) for value in frontend.parameters[self.number])
+        return graph.expression_at(graph.current.add_leaf(signature, start, FROZEN))
+
     def name(self) -> str:
         """Full name, such as /encoder/W."""
         return self._name
@@ -175,10 +180,7 @@ class Parameters(Stored):
 
     def expr(self, update: bool = False) -> Expression:
         """The parameter as an expression; without `update` (DyNet's default) a constant: no gradient flows to it."""
-        if update:
-            return graph.expression_at(self.join())
-        signature, start, _ = (int(value) for value in frontend.parameters[self.number])
-        return graph.expression_at(graph.current.add_leaf(signature, start, FROZEN))
+        return graph.expression_at(self.join()) if update else self.constant()
 
 
 class LookupParameters(Stored):

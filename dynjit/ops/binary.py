@@ -72,16 +72,25 @@ def binary(
     """The public function z = function(x, y), with dz/dx = slope0(x, y, z) and dz/dy = slope1(x, y, z)."""
     function, slope0, slope1 = scalar(function), scalar(slope0), scalar(slope1)
 
+    @scalar
+    def line(p, q, out):  # type: ignore[no-untyped-def]
+        if p.size == q.size:
+            for i in range(out.size):
+                out[i] = function(p[i], q[i])
+        elif p.size > q.size:
+            e = q[0]
+            for i in range(out.size):
+                out[i] = function(p[i], e)
+        else:
+            e = p[0]
+            for i in range(out.size):
+                out[i] = function(e, q[i])
+
     def forward(v, x0, x1, y, item, batch, step0, step1, ints):  # type: ignore[no-untyped-def]
-        if ints[0] == item and ints[1] == 1 and ints[2] == 1:  # both operands have the result's shape
-            if step0 == item and step1 == item:
-                item, batch = item * batch, 1
-            for b in range(batch):
-                p, q = v[x0 + b * step0 : x0 + b * step0 + item], v[x1 + b * step1 : x1 + b * step1 + item]
-                out = v[y + b * item : y + (b + 1) * item]
-                for i in range(item):
-                    out[i] = function(p[i], q[i])
-            return
+        run, run0, run1 = ints[0], max(ints[0] * ints[1], 1), max(ints[0] * ints[2], 1)
+        if run == item and step0 == item and step1 == item:  # nothing stretches: one line of all
+            run = run0 = run1 = item * batch
+            batch = 1
         i = y
         for b in range(batch):
             for w in range(ints[9]):
@@ -89,22 +98,37 @@ def binary(
                     for c in range(ints[3]):
                         at0 = x0 + b * step0 + w * ints[10] + k * ints[7] + c * ints[4]
                         at1 = x1 + b * step1 + w * ints[11] + k * ints[8] + c * ints[5]
-                        for r in range(ints[0]):
-                            v[i] = function(v[at0 + r * ints[1]], v[at1 + r * ints[2]])
-                            i += 1
+                        line(v[at0 : at0 + run0], v[at1 : at1 + run1], v[i : i + run])
+                        i += run
 
     def gradient(slope, to0):  # type: ignore[no-untyped-def]
-        def d(v, g, x0, x1, y, item, batch, step0, step1, ints):  # type: ignore[no-untyped-def]
-            if ints[0] == item and ints[1] == 1 and ints[2] == 1:
-                if step0 == item and step1 == item:
-                    item, batch = item * batch, 1
-                for b in range(batch):
-                    at0, at1, at = x0 + b * step0, x1 + b * step1, y + b * item
-                    p, q, out, dz = v[at0 : at0 + item], v[at1 : at1 + item], v[at : at + item], g[at : at + item]
-                    to = g[at0 : at0 + item] if to0 else g[at1 : at1 + item]
-                    for i in range(item):
-                        to[i] += dz[i] * slope(p[i], q[i], out[i])
+        @scalar
+        def line_d(p, q, out, dz, to):  # type: ignore[no-untyped-def]
+            if p.size == q.size:
+                for i in range(out.size):
+                    to[i] += dz[i] * slope(p[i], q[i], out[i])
                 return
+            total, e, f = ZERO, p[0], q[0]
+            if p.size > q.size and to0:
+                for i in range(out.size):
+                    to[i] += dz[i] * slope(p[i], f, out[i])
+            elif p.size > q.size:
+                for i in range(out.size):
+                    total += dz[i] * slope(p[i], f, out[i])
+                to[0] += total
+            elif to0:
+                for i in range(out.size):
+                    total += dz[i] * slope(e, q[i], out[i])
+                to[0] += total
+            else:
+                for i in range(out.size):
+                    to[i] += dz[i] * slope(e, q[i], out[i])
+
+        def d(v, g, x0, x1, y, item, batch, step0, step1, ints):  # type: ignore[no-untyped-def]
+            run, run0, run1 = ints[0], max(ints[0] * ints[1], 1), max(ints[0] * ints[2], 1)
+            if run == item and step0 == item and step1 == item:
+                run = run0 = run1 = item * batch
+                batch = 1
             i = y
             for b in range(batch):
                 for w in range(ints[9]):
@@ -112,10 +136,9 @@ def binary(
                         for c in range(ints[3]):
                             at0 = x0 + b * step0 + w * ints[10] + k * ints[7] + c * ints[4]
                             at1 = x1 + b * step1 + w * ints[11] + k * ints[8] + c * ints[5]
-                            for r in range(ints[0]):
-                                p, q = at0 + r * ints[1], at1 + r * ints[2]
-                                g[p if to0 else q] += g[i] * slope(v[p], v[q], v[i])
-                                i += 1
+                            to = g[at0 : at0 + run0] if to0 else g[at1 : at1 + run1]
+                            line_d(v[at0 : at0 + run0], v[at1 : at1 + run1], v[i : i + run], g[i : i + run], to)
+                            i += run
 
         return d
 

@@ -50,16 +50,15 @@ def lstm_c_shape(p: Shape, c: Shape) -> Result:
 def lstm_c_forward(v, x0, x1, y, s, item, batch, step0, step1, f0):
     for b in range(batch):
         at, keep = x0 + b * step0, s + 3 * b * item
-        x, kept = v[at : at + item], v[keep : keep + item]
+        x, i = v[at : at + item], v[keep : keep + item]
         for k in range(item):
-            kept[k] = logistic(x[k])
-        x, kept = v[at + item : at + 2 * item], v[keep + item : keep + 2 * item]
+            i[k] = logistic(x[k])
+        x, f = v[at + item : at + 2 * item], v[keep + item : keep + 2 * item]
         for k in range(item):
-            kept[k] = logistic(x[k] + f0)
-        x, kept = v[at + 3 * item : at + 4 * item], v[keep + 2 * item : keep + 3 * item]
+            f[k] = logistic(x[k] + f0)
+        x, u = v[at + 3 * item : at + 4 * item], v[keep + 2 * item : keep + 3 * item]
         for k in range(item):
-            kept[k] = tanh(x[k])
-        i, f, u = v[keep : keep + item], v[keep + item : keep + 2 * item], kept
+            u[k] = tanh(x[k])
         c, out = v[x1 + b * step1 : x1 + b * step1 + item], v[y + b * item : y + (b + 1) * item]
         for k in range(item):
             out[k] = f[k] * c[k] + i[k] * u[k]

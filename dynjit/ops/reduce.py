@@ -37,16 +37,19 @@ def reduced(x: Shape, axes: Sequence[int], over_batch: bool, divisor: int = 0, o
     block its size and its step in the result.
     """
     sizes = (*x.dims, x.batch) if over_batch else x.dims
-    runs: list[list[int]] = []  # size, step in the result, whether it is reduced
+    runs: list[list[int]] = []  # size, step in the result, whether it is reduced; without axes of size 1
     step = 1
     for axis, size in enumerate(sizes):
         is_reduced = axis in axes or axis == len(x.dims)
+        if size == 1:
+            continue
         if runs and runs[-1][2] == is_reduced:
             runs[-1][0] *= size
         else:
             runs.append([size, 0 if is_reduced else step, is_reduced])
         step *= 1 if is_reduced else size
     count = math.prod(size for size, _, is_reduced in runs if is_reduced)
+    runs = runs or [[1, 0, True]]
     behind = [number for run in runs[1:] for number in run[:2]] + [1, 0] * (MAX_RUNS - len(runs))
     shape = Shape(without(x.dims, *axes), 1 if over_batch else x.batch)
     return Result(shape, ints=(int(runs[0][2]), runs[0][0], divisor or count, order, *behind))
@@ -530,20 +533,30 @@ def std_forward(v, x0, y, s, n0, item, batch, ints):
         out, mean = v[y + b * item : y + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
         for i in range(item):
             mean[i] = ZERO
-        for w in range(span // run):
-            at, to = x0 + b * span + w * run, place(w, ints)
-            x = v[at : at + run]
-            for i in range(run):
-                mean[to if ints[0] else to + i] += x[i]
-        for i in range(item):
-            mean[i] /= divisor
             out[i] = ZERO
         for w in range(span // run):
             at, to = x0 + b * span + w * run, place(w, ints)
-            x = v[at : at + run]
-            for i in range(run):
-                j = to if ints[0] else to + i
-                out[j] += (x[i] - mean[j]) * (x[i] - mean[j])
+            x, part, total = v[at : at + run], mean[to : to + run], ZERO
+            if ints[0]:
+                for i in range(run):
+                    total += x[i]
+                part[0] += total
+            else:
+                for i in range(run):
+                    part[i] += x[i]
+        for i in range(item):
+            mean[i] /= divisor
+        for w in range(span // run):
+            at, to = x0 + b * span + w * run, place(w, ints)
+            x, center, part, total = v[at : at + run], mean[to : to + run], out[to : to + run], ZERO
+            if ints[0]:
+                m = center[0]
+                for i in range(run):
+                    total += (x[i] - m) * (x[i] - m)
+                part[0] += total
+            else:
+                for i in range(run):
+                    part[i] += (x[i] - center[i]) * (x[i] - center[i])
         for i in range(item):
             out[i] = math.sqrt(out[i] / divisor)
 
@@ -552,15 +565,17 @@ def std_forward(v, x0, y, s, n0, item, batch, ints):
 def std_d0(v, g, x0, y, s, n0, item, batch, ints):
     run, span, divisor = ints[1], n0 // batch, type(v[y])(ints[2])
     for b in range(batch):
-        out, mean = v[y + b * item : y + (b + 1) * item], v[s + b * item : s + (b + 1) * item]
-        dy = g[y + b * item : y + (b + 1) * item]
         for w in range(span // run):
-            at, to = x0 + b * span + w * run, place(w, ints)
-            x, dx = v[at : at + run], g[at : at + run]
-            for i in range(run):
-                j = to if ints[0] else to + i
-                if out[j] > ZERO:  # the gradient of equal elements is 0
-                    dx[i] += dy[j] * (x[i] - mean[j]) / (out[j] * divisor)
+            at, to = x0 + b * span + w * run, b * item + place(w, ints)
+            x, dx, out = v[at : at + run], g[at : at + run], v[y + to : y + to + run]
+            mean, dy = v[s + to : s + to + run], g[y + to : y + to + run]
+            if ints[0]:
+                m, share = mean[0], dy[0] / (out[0] * divisor) if out[0] > ZERO else ZERO  # of equal elements 0
+                for i in range(run):
+                    dx[i] += share * (x[i] - m)
+            else:
+                for i in range(run):
+                    dx[i] += dy[i] / (out[i] * divisor) * (x[i] - mean[i]) if out[i] > ZERO else ZERO
 
 
 def std_elems_shape(x: Shape) -> Result:
@@ -705,6 +720,11 @@ def logsumexp_dim_forward(v, x0, y, n, i0, i1):
 def logsumexp_dim_d0(v, g, x0, y, n, i0, i1):
     for c in range(n // i0):
         out, dy = v[y + c * i0 : y + (c + 1) * i0], g[y + c * i0 : y + (c + 1) * i0]
+        if i0 == 1:
+            x, dx, z, e = v[x0 + c * i1 : x0 + (c + 1) * i1], g[x0 + c * i1 : x0 + (c + 1) * i1], out[0], dy[0]
+            for i in range(i1):
+                dx[i] += exp(x[i] - z) * e if z > -INF else ZERO
+            continue
         for i in range(i1):
             at = x0 + (c * i1 + i) * i0
             x, dx = v[at : at + i0], g[at : at + i0]
@@ -911,84 +931,82 @@ def argmax(x: Any, gradient_mode: str) -> Any:
 EPSILON = np.float32(1e-8)  # added to the standard deviation, as in DyNet
 
 
-def steps_over(x: Shape, gain: Shape) -> tuple[int, int]:
-    """How far an operand that stretches over (rows, cols) moves per row and per column."""
-    return int(gain.rows > 1), gain.rows * (gain.cols > 1)
-
-
 def layer_norm_shape(x: Shape, gain: Shape, bias: Shape) -> Result:
-    fits = all(p.rows in (1, x.rows) and (p.cols == 1 or p.dims[1:] == x.dims[1:]) for p in (gain, bias))
+    fits = all(trimmed(p.dims) in (x.dims[: len(trimmed(p.dims))], (1,)) for p in (gain, bias))
     batches = {x.batch, gain.batch, bias.batch} - {1}
     if not fits or len(batches) > 1:
-        needs = "g and b of the dims of x or with size 1 for its rows or columns, and mini-batches that are equal or 1"
+        needs = "g and b of the dims of x, of its first ones, or (1,), and mini-batches that are equal or 1"
         raise ShapeError("layer_norm", needs, x, gain, bias)
-    return Result(Shape(x.dims, max(batches, default=1)), ints=(*steps_over(x, gain), *steps_over(x, bias)), scratch=2)
+    return Result(Shape(x.dims, max(batches, default=1)), scratch=2)
 
 
 @kernel
-def layer_norm_forward(v, x0, x1, x2, y, s, item, rows, batch, step0, step1, step2, i0, i1, i2, i3):
+def layer_norm_forward(v, x0, x1, x2, y, s, item, item1, item2, batch, step0, step1, step2):
     # the scratch holds mean and standard deviation
     count = type(v[y])(item)
     for b in range(batch):
-        x = v[x0 + b * step0 : x0 + b * step0 + item]
-        mean = deviation = ZERO
+        x, out = v[x0 + b * step0 : x0 + b * step0 + item], v[y + b * item : y + (b + 1) * item]
+        gain, bias = v[x1 + b * step1 : x1 + b * step1 + item1], v[x2 + b * step2 : x2 + b * step2 + item2]
+        mean, deviation, first = ZERO, ZERO, x[0]
         for i in range(item):
-            mean += x[i] - x[0]  # exact for equal elements, whose deviation is 0 then
-        mean = x[0] + mean / count
+            mean += x[i] - first  # exact for equal elements, whose deviation is 0 then
+        mean = first + mean / count
         for i in range(item):
             deviation += (x[i] - mean) * (x[i] - mean)
         deviation = math.sqrt(deviation / count)
         v[s + 2 * b], v[s + 2 * b + 1] = mean, deviation
         scale = ONE / (deviation + EPSILON)
-        for c in range(item // rows):
-            at = x1 + b * step1 + c * i1
-            to = x2 + b * step2 + c * i3
-            for r in range(rows):
-                v[y + b * item + c * rows + r] = (x[c * rows + r] - mean) * scale * v[at + r * i0] + v[to + r * i2]
+        for c in range(0, item, item1):
+            part, to = x[c : c + item1], out[c : c + item1]
+            for i in range(item1):
+                to[i] = (part[i] - mean) * scale * gain[i]
+        for c in range(0, item, item2):
+            to = out[c : c + item2]
+            for i in range(item2):
+                to[i] += bias[i]
 
 
 @kernel
-def layer_norm_d0(v, g, x0, x1, y, s, item, rows, batch, step0, step1, i0, i1):
+def layer_norm_d0(v, g, x0, x1, y, s, item, item1, batch, step0, step1):
     count = type(v[y])(item)
     for b in range(batch):
         x, dx = v[x0 + b * step0 : x0 + b * step0 + item], g[x0 + b * step0 : x0 + b * step0 + item]
-        dy, mean, deviation = g[y + b * item : y + (b + 1) * item], v[s + 2 * b], v[s + 2 * b + 1]
-        scale = ONE / (deviation + EPSILON) if deviation > ZERO else ZERO
-        total = product = ZERO
-        for c in range(item // rows):
-            at = x1 + b * step1 + c * i1
-            for r in range(rows):
-                share = dy[c * rows + r] * v[at + r * i0]
-                total += share
-                product += share * (x[c * rows + r] - mean)
-        total /= count
-        product = product * scale / (deviation * count) if deviation > ZERO else ZERO
-        for c in range(item // rows):
-            at = x1 + b * step1 + c * i1
-            for r in range(rows):
-                i = c * rows + r
-                dx[i] += scale * (dy[i] * v[at + r * i0] - total - (x[i] - mean) * product)
+        gain, dy = v[x1 + b * step1 : x1 + b * step1 + item1], g[y + b * item : y + (b + 1) * item]
+        mean, deviation, total, product = v[s + 2 * b], v[s + 2 * b + 1], ZERO, ZERO
+        for c in range(0, item, item1):
+            part, share = x[c : c + item1], dy[c : c + item1]
+            for i in range(item1):
+                total += share[i] * gain[i]
+                product += share[i] * gain[i] * (part[i] - mean)
+        if deviation > ZERO:
+            scale = ONE / (deviation + EPSILON)
+            total /= count
+            product *= scale / (deviation * count)
+            for c in range(0, item, item1):
+                part, share, to = x[c : c + item1], dy[c : c + item1], dx[c : c + item1]
+                for i in range(item1):
+                    to[i] += scale * (share[i] * gain[i] - total - (part[i] - mean) * product)
 
 
 @kernel
-def layer_norm_d1(v, g, x0, x1, y, s, item, rows, batch, step0, step1, i0, i1):
+def layer_norm_d1(v, g, x0, x1, y, s, item, item1, batch, step0, step1):
     for b in range(batch):
-        x, dy = v[x0 + b * step0 : x0 + b * step0 + item], g[y + b * item : y + (b + 1) * item]
         mean, scale = v[s + 2 * b], ONE / (v[s + 2 * b + 1] + EPSILON)
-        for c in range(item // rows):
-            at = x1 + b * step1 + c * i1
-            for r in range(rows):
-                g[at + r * i0] += dy[c * rows + r] * (x[c * rows + r] - mean) * scale
+        dgain = g[x1 + b * step1 : x1 + b * step1 + item1]
+        for c in range(0, item, item1):
+            x, dy = v[x0 + b * step0 + c : x0 + b * step0 + c + item1], g[y + b * item + c : y + b * item + c + item1]
+            for i in range(item1):
+                dgain[i] += dy[i] * (x[i] - mean) * scale
 
 
 @kernel
-def layer_norm_d2(g, x2, y, item, rows, batch, step2, i2, i3):
+def layer_norm_d2(g, x2, y, item, item2, batch, step2):
     for b in range(batch):
-        dy = g[y + b * item : y + (b + 1) * item]
-        for c in range(item // rows):
-            at = x2 + b * step2 + c * i3
-            for r in range(rows):
-                g[at + r * i2] += dy[c * rows + r]
+        dbias = g[x2 + b * step2 : x2 + b * step2 + item2]
+        for c in range(y + b * item, y + (b + 1) * item, item2):
+            dy = g[c : c + item2]
+            for i in range(item2):
+                dbias[i] += dy[i]
 
 
 def layer_norm_reference(x: np.ndarray, gain: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -999,7 +1017,7 @@ def layer_norm_reference(x: np.ndarray, gain: np.ndarray, bias: np.ndarray) -> n
 LAYER_NORM = define("layer_norm", shape=layer_norm_shape, params="xxx", forward=layer_norm_forward,
     backward=(layer_norm_d0, layer_norm_d1, layer_norm_d2), reference=layer_norm_reference,
     cases=(Case(((5,), (5,), (5,))), Case((((5,), 2), (5,), (5,))), Case(((5,), (5,), ((5,), 2))),
-           Case((((3, 4), 2), (3,), (3, 1))), Case(((3, 4), (1, 4), (1,))), Case(((3, 4), (3, 4), ((3, 4), 2))),
+           Case((((3, 4), 2), (3,), (3, 1))), Case(((3, 4), (3, 4), (1,))), Case(((3, 4), (3, 4), ((3, 4), 2))),
            Case(((2, 3, 4), (2, 3, 4), (2,))), Case(((40,), (40,), (40,)), -80, 80),
            Case(((1,), (1,), (1,)))))  # fmt: skip
 
@@ -1008,7 +1026,7 @@ LAYER_NORM = define("layer_norm", shape=layer_norm_shape, params="xxx", forward=
 def layer_norm(x: Any, g: Any, b: Any) -> Any:
     """g * (x - mean(x)) / (std(x) + 1e-8) + b, with mean and standard deviation over all elements of a mini-batch item.
 
-    x: any shape x batch;  g, b: the dims of x, or with size 1 for its rows or its columns; mini-batches equal or 1.
+    x: any shape x batch;  g, b: the dims of x, its first ones, or (1,); mini-batches equal or 1.
     Raises ShapeError for other shapes.  Where all elements of x are equal, its gradient is 0.
     Source: Ba et al. (2016), Layer normalization, section 3.
     """

@@ -20,53 +20,76 @@ from dynjit.shape import Result, Shape
 def softmax_shape(x: Shape, axis: int) -> Result:
     if not 0 <= axis < len(x.dims):
         raise ShapeError("softmax", f"an axis below the rank, not {axis}", x)
-    return Result(x, ints=x.around(axis)[:2])
+    before, along, behind = x.around(axis)
+    return Result(x, ints=(before, along), scratch=0 if before == 1 else 2 * before * behind)
 
 
 @scalar
-def softmax_line(x, out, count, step):  # type: ignore[no-untyped-def]
-    """Softmax of every `step`-th element of a window."""
+def softmax_line(x, out):  # type: ignore[no-untyped-def]
     top, total = x[0], ZERO
-    for i in range(1, count):
-        top = maximum(top, x[i * step])
-    for i in range(count):
-        out[i * step] = exp(x[i * step] - top)
-        total += out[i * step]
+    for i in range(1, x.size):
+        top = maximum(top, x[i])
+    for i in range(x.size):
+        e = exp(x[i] - top)
+        out[i] = e
+        total += e
     scale = ONE / total
-    for i in range(count):
-        out[i * step] *= scale
+    for i in range(x.size):
+        out[i] *= scale
 
 
 @kernel
-def softmax_forward(v, x0, y, n, i0, i1):
-    for b in range(0, n, i0 * i1):
-        for r in range(b, b + i0):
-            x, out = v[x0 + r : x0 + b + i0 * i1], v[y + r : y + b + i0 * i1]
-            if i0 == 1:  # a constant step makes vector code
-                softmax_line(x, out, i1, 1)
-            else:
-                softmax_line(x, out, i1, i0)
-
-
-@scalar
-def softmax_line_d(out, dy, dx, count, step):  # type: ignore[no-untyped-def]
-    mean = ZERO
-    for i in range(count):
-        mean += out[i * step] * dy[i * step]
-    for i in range(count):
-        dx[i * step] += out[i * step] * (dy[i * step] - mean)
+def softmax_forward(v, x0, y, s, n, i0, i1):
+    run = i0 * i1
+    for b in range(n // run):
+        x, out = v[x0 + b * run : x0 + (b + 1) * run], v[y + b * run : y + (b + 1) * run]
+        if i0 == 1:
+            softmax_line(x, out)
+            continue
+        top, total = v[s + 2 * b * i0 : s + (2 * b + 1) * i0], v[s + (2 * b + 1) * i0 : s + (2 * b + 2) * i0]
+        for r in range(i0):
+            top[r] = x[r]
+            total[r] = ZERO
+        for c in range(i0, run, i0):
+            line = x[c : c + i0]
+            for r in range(i0):
+                top[r] = maximum(top[r], line[r])
+        for c in range(0, run, i0):
+            line, part = x[c : c + i0], out[c : c + i0]
+            for r in range(i0):
+                e = exp(line[r] - top[r])
+                part[r] = e
+                total[r] += e
+        for c in range(0, run, i0):
+            part = out[c : c + i0]
+            for r in range(i0):
+                part[r] /= total[r]
 
 
 @kernel
-def softmax_d0(v, g, x0, y, n, i0, i1):
-    for b in range(0, n, i0 * i1):
-        for r in range(b, b + i0):
-            end = b + i0 * i1
-            out, dy, dx = v[y + r : y + end], g[y + r : y + end], g[x0 + r : x0 + end]
-            if i0 == 1:
-                softmax_line_d(out, dy, dx, i1, 1)
-            else:
-                softmax_line_d(out, dy, dx, i1, i0)
+def softmax_d0(v, g, x0, y, s, n, i0, i1):
+    run = i0 * i1
+    for b in range(n // run):
+        out, dy = v[y + b * run : y + (b + 1) * run], g[y + b * run : y + (b + 1) * run]
+        dx = g[x0 + b * run : x0 + (b + 1) * run]
+        if i0 == 1:
+            mean = ZERO
+            for i in range(run):
+                mean += out[i] * dy[i]
+            for i in range(run):
+                dx[i] += out[i] * (dy[i] - mean)
+            continue
+        means = v[s + 2 * b * i0 : s + (2 * b + 1) * i0]
+        for r in range(i0):
+            means[r] = ZERO
+        for c in range(0, run, i0):
+            p, dp = out[c : c + i0], dy[c : c + i0]
+            for r in range(i0):
+                means[r] += p[r] * dp[r]
+        for c in range(0, run, i0):
+            p, dp, to = out[c : c + i0], dy[c : c + i0], dx[c : c + i0]
+            for r in range(i0):
+                to[r] += p[r] * (dp[r] - means[r])
 
 
 def softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
