@@ -8,6 +8,7 @@ from dynjit.dynet import *  # noqa: F403
 
 from dynjit.initializers import *  # noqa: F403
 from dynjit.parameters import LookupParameters, Model, ParameterCollection, Parameters
+from dynjit.rnn import *  # noqa: F403
 from dynjit.trainers import *  # noqa: F403
 
 globals().update(dynet.public_functions())

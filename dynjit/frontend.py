@@ -21,6 +21,8 @@ from numba.extending import intrinsic
 
 from dynjit import op
 from dynjit.arena import (
+    HEADER,
+    SCRATCH,
     Storage,
     append,
     append_leaf,
@@ -65,6 +67,11 @@ parameters = reserve(1 << 24, PARAMETER)
 formats = reserve(op.TABLE.size, FORMAT)
 state[0]["table"], state[0]["parameters"] = signature_state.ctypes.data, parameters.ctypes.data
 state[0]["formats"] = formats.ctypes.data
+# until there is a graph: a header without room, so that compiled code hands everything over to the twins
+nothing = np.zeros(1, HEADER)
+scratch_of_nothing = reserve(SCRATCH, np.int64)
+nothing[0]["scratch"], state[0]["header"] = scratch_of_nothing.ctypes.data, nothing.ctypes.data
+nothing[0]["version"] = -1
 add_symbol("dynjit_front_end", state.ctypes.data)
 for symbol in ("PyType_GenericAlloc", "PyObject_Vectorcall", "PyLong_AsLongLongAndOverflow", "PyFloat_AsDouble",
                "PyList_Size", "PyList_GetItem", "PyErr_Clear",
@@ -122,12 +129,19 @@ def integer_of(h, o):  # type: ignore[no-untyped-def]
 def operand(s, h, o):  # type: ignore[no-untyped-def]
     """The node of an operand; a parameter joins the graph on its first use.  -1: not the plain case."""
     kind = load(o + 8)
-    handle = load(o + HANDLE) if kind == s.expression or kind == s.dense or kind == s.lookup_table else -1
-    node = handle & 0xFFFFFFFF
-    if handle >> 32 == h.version and node < h.node_count:
-        return node
+    if kind == s.expression:
+        handle = load(o + HANDLE)
+        node = handle & 0xFFFFFFFF
+        return node if handle >> 32 == h.version and node < h.node_count else -1
     if kind == s.dense or kind == s.lookup_table:
         parameter = parameters_at(s.parameters)[load(o + NUMBER)]
+        handle = load(o + HANDLE)
+        node = handle & 0xFFFFFFFF
+        if handle >> 32 == h.version and node < h.node_count:
+            known = nodes_at(h.nodes)[node]  # another node, perhaps, since the graph was cut back
+            if known.value == parameter.value and known.signature == parameter.signature:
+                if known.flags == parameter.flags:
+                    return node
         node = append_leaf(h, parameter.signature, parameter.value, parameter.flags)
         if node >= 0:
             words(o + HANDLE)[0] = h.version << 32 | node

@@ -6,6 +6,7 @@ for, for the nodes that are needed and have none; gradients by `backward`.
 
 from __future__ import annotations
 
+import functools
 import operator as python_operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from dynjit import cpu, frontend, kernels, op, plan
-from dynjit.arena import Storage, append_leaf_node, append_node, random_state, space
-from dynjit.errors import StaleExpressionError, located
+from dynjit.arena import GATHER, Storage, append_leaf_node, append_node, random_state, space
+from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.ops import binary, layout, leaf, linear, unary
 from dynjit.shape import Shape, shapes
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
 Native: Any = None
 NUMBERS = (int, float, np.integer, np.floating)
+MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count", "argument_count",
+          "value_top")  # fmt: skip
+op.SIGNATURES[0]["shape"] = -1  # that of a node dropped by `revert`: compiled code finds no signature for its consumers
 
 
 class ComputationGraph:
@@ -29,18 +33,37 @@ class ComputationGraph:
     versions = 0
 
     def __init__(self) -> None:
-        self.storage = Storage()
-        self.address = self.storage.address
-        self.header = self.storage.header
-        self.nodes = self.storage.nodes
-        self.backward_from = -1
-        self.checkpoints: list[tuple[int, ...]] = []
+        self.backward_from = self.backward_top = -1
+        self.checkpoints: list[tuple[int, tuple[int, ...]]] = []
         self.peak = 0
-        self._set_version()
+        self.is_pending = False  # calls wait to run, so that values in place may be old
+        self._new_version()
 
-    def _set_version(self) -> None:
+    @functools.cached_property
+    def storage(self) -> Storage:
+        """The arrays, made for the first node (a jitclass costs half a second per process)."""
+        made = Storage()
+        made.header["version"] = self._version
+        if self is current:
+            frontend.use(made)
+        return made
+
+    @functools.cached_property
+    def address(self) -> int:
+        return self.storage.address
+
+    @functools.cached_property
+    def header(self) -> Any:
+        return self.storage.header
+
+    @functools.cached_property
+    def nodes(self) -> np.ndarray:
+        return self.storage.nodes
+
+    def _new_version(self) -> int:
         ComputationGraph.versions += 1
-        self._version = self.header["version"] = ComputationGraph.versions
+        self._version = ComputationGraph.versions
+        return self._version
 
     def version(self) -> int:
         """Number that identifies the graph's present generation of nodes."""
@@ -68,9 +91,10 @@ class ComputationGraph:
         header["value_top"] = header["value_base"]
         header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
         self.immediate, self.check_validity = immediate_compute, check_validity
-        self.backward_from = -1
+        self.backward_from = self.backward_top = -1
+        self.is_pending = False
         self.checkpoints.clear()
-        self._set_version()
+        header["version"] = self._new_version()
         return self
 
     def _drop_plan(self) -> None:
@@ -81,24 +105,32 @@ class ComputationGraph:
 
     def checkpoint(self) -> None:
         """Pushes a mark to which `revert` returns."""
-        names = ("node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done",
-                 "deferred_count", "argument_count", "value_top")  # fmt: skip
         self._run()
-        self.checkpoints.append(tuple(int(self.header[name]) for name in names))
+        self.checkpoints.append((int(self.header["node_count"]), self._mark()))
 
     def revert(self) -> None:
-        """Drops the nodes made since the last mark; without a mark does nothing."""
+        """Drops the nodes made since the last mark; without a mark does nothing.
+
+        Their numbers are not given again, so that expressions of them are known to be stale.
+        """
         if not self.checkpoints:
             return
-        names = ("node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done",
-                 "deferred_count", "argument_count", "value_top")  # fmt: skip
-        mark = self.checkpoints.pop()
-        for name, value in zip(names, mark, strict=True):
+        count, mark = self.checkpoints.pop()
+        self._return_to(mark)
+        dropped = self.nodes[count : int(self.header["node_count"])]
+        for name, value in (("signature", 0), ("arity", 0), ("flags", 0), ("value", -1)):
+            dropped[name] = value
+        self.backward_top = min(self.backward_top, mark[-1])
+
+    def _mark(self) -> tuple[int, ...]:
+        return tuple(int(self.header[name]) for name in MARKED)
+
+    def _return_to(self, mark: tuple[int, ...]) -> None:
+        """Takes plan and memory back to a mark; nodes that got their value since have none again."""
+        for name, value in zip(MARKED, mark, strict=True):
             self.header[name] = value
-        calls = self.storage.arrays["calls"]
-        del calls
-        kept = self.nodes[: mark[0]]
-        kept["value"][kept["value"] >= mark[-1]] = -1
+        values = self.nodes["value"][: int(self.header["node_count"])]
+        values[values >= mark[-1]] = -1
 
     # ---- nodes ----
 
@@ -127,6 +159,10 @@ class ComputationGraph:
         self.header["value_top"] = start + count
         return start
 
+    def has(self, number: int) -> bool:
+        """Whether there is such a node."""
+        return bool(number < self.header["node_count"] and self.nodes[number]["signature"])
+
     def shape(self, number: int) -> Shape:
         return op.result_shape(int(self.nodes[number]["signature"]))
 
@@ -136,19 +172,64 @@ class ComputationGraph:
     # ---- running ----
 
     def evaluate(self, numbers: Sequence[int], recalculate: bool = False) -> None:
-        """Computes the values of nodes, and of those that they need, where they are missing."""
+        """Computes the values of nodes, and of those that they need, where they are missing.
+
+        Raises MemoryError if they do not fit the graph's memory; nothing is then computed.
+        """
         if recalculate:
             cpu.rerun.call(self.address)
         wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
         if wanted:
-            targets = np.array(wanted, np.int64)
+            targets, mark = np.array(wanted, np.int64), self._mark()
             if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
+                self._return_to(mark)
                 raise MemoryError("the graph has no room for its values")
         self._run()
 
     def _run(self) -> None:
+        first, self.is_pending = int(self.header["calls_done"]), True
         while (code := cpu.forward.call(self.address)) >= 0:
             kernels.load_forward(code, kernels.NARROW)
+        self.is_pending = False
+        if self.check_validity:
+            self._check_values(first)
+
+    def _check_values(self, first: int) -> None:
+        """Raises RuntimeError if a call from the `first` on has computed NaN or infinity."""
+        for call in self.storage.arrays["calls"][first : int(self.header["call_count"])]:
+            if call["signature"] != GATHER:
+                signature = op.SIGNATURES[call["signature"]]
+                start = int(call["y"])
+                if not np.isfinite(space.single.v[start : start + int(signature["item"] * call["batch"])]).all():
+                    name = op.operators[int(signature["op"])].name
+                    raise RuntimeError(located(f"{name}: needs a finite result (check_validity), got NaN or infinity"))
+
+    def set_data(self, number: int, value: Any) -> None:
+        """Replaces an input's numbers, or the indices of rows of a lookup table; what depends on them is computed anew.
+
+        Raises TypeError for other nodes, ShapeError for another number of values, IndexError for rows out of range.
+        """
+        operator, shape = self.operator(number), self.shape(number)
+        if operator is leaf.INPUT:
+            try:
+                array = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                raise TypeError(located(f"set: needs numbers, got {type(value).__name__}")) from None
+            if array.size != shape.size or (array.ndim > 1 and array.shape != shape.dims + (shape.batch,) * (shape.batch > 1)):
+                raise ShapeError("set", f"numbers of shape {shape}", array.shape)
+            self.value(number)[:] = array.ravel(order="F")
+        elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
+            given = [value] if operator is leaf.LOOKUP else list(value)
+            indices = [index_of(operator, index) for index in given]
+            if len(indices) != shape.batch:
+                raise ValueError(located(f"set: needs {shape.batch} indices, got {len(indices)}"))
+            op.check_bound(operator, int(self.nodes[number]["signature"]), indices)
+            start = int(self.nodes[number]["data"])
+            self.storage.data[start : start + len(indices)] = indices
+        else:
+            raise TypeError(located(f"set: needs an input or a row of a lookup table, got {operator.name}"))
+        cpu.rerun.call(self.address)
+        self.is_pending = True
 
     def backward(self, number: int, full: bool = False) -> None:
         """Adds the gradients of a node's value to those of parameters; `full`: find those of inputs, too.
@@ -160,8 +241,8 @@ class ComputationGraph:
             raise ValueError(located(f"backward: needs a scalar (one element, batch 1), got {shape}"))
         self.evaluate([number])
         cpu.start_backward.call(self.address, number, int(full))
+        self.backward_from, self.backward_top = number, int(self.header["value_top"])
         self.run_backward()
-        self.backward_from = number
 
     def run_backward(self) -> None:
         """Runs the backward pass that `start_backward` has prepared."""
@@ -175,13 +256,14 @@ class ComputationGraph:
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient after `backward`, a window of the buffer in memory order."""
-        start = int(self.nodes[number]["value"])
-        return space.single.g[start : start + self.shape(number).size]
+        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        if start < 0 or start >= self.backward_top:  # the target did not need it
+            return np.zeros(size, np.float32)
+        return space.single.g[start : start + size]
 
 
 settings = {"autobatch": 1}
 current = ComputationGraph()
-frontend.use(current.storage)
 
 
 def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
@@ -200,10 +282,10 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         """The node's number; raises StaleExpressionError if its graph has been renewed."""
         handle = self.handle
         number = handle & 0xFFFFFFFF
-        if handle >> 32 != current._version or number >= current.header["node_count"]:
-            raise StaleExpressionError(
-                located("Stale Expression (created before renewing the Computation Graph)")
-            )
+        if handle >> 32 != current._version or not current.has(number):
+            raise StaleExpressionError(located(
+                "Stale Expression (created before renewing the Computation Graph, or dropped by cg_revert)"
+            ))  # fmt: skip
         return number
 
     def dim(self) -> tuple[tuple[int, ...], int]:
@@ -218,13 +300,14 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
     def npvalue(self, recalculate: bool = False) -> np.ndarray:
         """The value as a float64 array, mini-batch last; shape (1,) for a scalar."""
         number = self._node()
-        current.evaluate([number], recalculate)
+        if current.nodes[number]["value"] < 0 or recalculate:
+            current.evaluate([number], recalculate)
         return natural(current.value(number), current.shape(number))
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
         number = self._node()
-        if current.nodes[number]["value"] < 0 or recalculate:
+        if current.is_pending or recalculate or current.nodes[number]["value"] < 0:
             current.evaluate([number], recalculate)
         window, shape = current.value(number), current.shape(number)
         if window.size == 1:
@@ -258,6 +341,8 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         Raises RuntimeError before `backward`, and for nodes newer than its target.
         """
         number = self._node()
+        if current.backward_from < 0:
+            raise RuntimeError(located("gradient: needs backward() first"))
         if number > current.backward_from:
             raise RuntimeError(located(
                 f"gradient: needs a node up to that of backward ({current.backward_from}), got node {number}"
@@ -266,7 +351,7 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
 
     def set(self, value: Any) -> None:
         """Replaces the data of an input, or the index of a lookup; values computed from it are computed anew."""
-        leaf.reset(current, self._node(), value)
+        current.set_data(self._node(), value)
 
     set_index = set
 
@@ -283,9 +368,12 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         """Size of the first axis."""
         return current.shape(self._node()).rows
 
+    def __reduce__(self) -> Any:
+        raise TypeError(located("expressions belong to their graph: they cannot be pickled or copied"))
+
     def __repr__(self) -> str:
         number = self.handle & 0xFFFFFFFF
-        if self.handle >> 32 != current._version:
+        if self.handle >> 32 != current._version or not current.has(number):
             return f"expression {number}/{self.handle >> 32} (stale)"
         return f"expression {number}/{current._version} ({current.operator(number).name} {current.shape(number)})"
 

@@ -53,7 +53,7 @@ class Stored(NativeParameter):
         """Its node in the current graph."""
         handle, current = self.handle, graph.current
         number = handle & 0xFFFFFFFF
-        if handle >> 32 != current.version() or number >= current.header["node_count"]:
+        if handle >> 32 != current.version() or not current.has(number):
             number = current.add_leaf(*(int(value) for value in frontend.parameters[self.number]))
             self.handle = current.version() << 32 | number
         return number

@@ -320,10 +320,11 @@ def test_every_truncation_is_noticed(tmp_path):
 
 
 def test_flipped_bits_are_noticed_or_harmless(tmp_path):
+    rng = random.Random(1)
     path = tmp_path / "model"
     noticed = 0
     for position in range(len(DYNET_FILE)):
-        for bit in range(8):
+        for bit in rng.sample(range(8), 2):
             text = bytearray(DYNET_FILE)
             text[position] ^= 1 << bit
             path.write_bytes(text)
@@ -344,14 +345,14 @@ def test_flipped_bits_are_noticed_or_harmless(tmp_path):
                 for got, old in zip(blocks, dynet_blocks(), strict=True)
             ]
             assert sum(changed) <= 1
-    assert noticed > 0.6 * 8 * len(DYNET_FILE)
+    assert noticed > 0.6 * 2 * len(DYNET_FILE)
 
 
 def test_random_damage_never_does_more_than_fail(tmp_path):
     rng = random.Random(1)
     path = tmp_path / "model"
     pieces = [b"#Parameter# ", b"/x ", b"{9}", b"\n", b" ", b"-", b"e", b"nan", b"1" * 30, b"\xff", b"\0", b"ZERO_GRAD"]
-    for _ in range(2000):
+    for _ in range(500):
         text = bytearray(DYNET_FILE)
         for _ in range(rng.randint(1, 4)):
             start = rng.randrange(len(text))

@@ -326,7 +326,8 @@ def filter1d_narrow_d1(v, g, x1, y, s, rows, item, item1, batch, batch1, step1, 
 
 
 def filter1d_narrow_reference(x: np.ndarray, f: np.ndarray) -> np.ndarray:
-    f, width = f.reshape(f.shape + (1,) * (3 - f.ndim)), f.shape[1]
+    width = f.shape[1]
+    f = f.reshape((*f.shape[:2], -1))
     return np.array([np.einsum("rk,rkf->f", x[:, c : c + width], f) for c in range(x.shape[1] - width + 1)]).T
 
 

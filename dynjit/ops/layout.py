@@ -568,17 +568,19 @@ def subscript(e: Any, shape: Shape, index: Any) -> Any:
         for entry, size in zip(entries, sizes, strict=False)
     ]
     for axis in reversed(range(len(places))):
-        if isinstance(places[axis], int):
-            e = pick(e, places[axis], axis) if axis < rank else pick_batch_elem(e, places[axis])
-    kept = [(place, size) for place, size in zip(places[:rank], sizes, strict=False) if not isinstance(place, int)]
+        place = places[axis]
+        if isinstance(place, int):
+            e = pick(e, place, axis) if axis < rank else pick_batch_elem(e, place)
+    kept = [(place, size) for place, size in zip(places, sizes, strict=False) if not isinstance(place, int)]
     ranges = [place for place, _ in kept]
     parts = [axis for axis, (place, size) in enumerate(kept) if place != (1, 0, size)]
-    if len(places) > rank and places[rank] != (1, 0, shape.batch) and not isinstance(places[rank], int):
-        ranges = [*(ranges or [(1, 0, END)]), places[rank]]
-    elif len(parts) == 1 and ranges[parts[0]][0] == 1:
-        return pick_range(e, *ranges[parts[0]][1:], parts[0])
-    elif not parts and len(kept) < len(places):
+    has_items = len(places) > rank and isinstance(places[rank], tuple)  # the last range is that of the mini-batch
+    if not parts and len(kept) < len(places):
         return e
+    if len(parts) == 1 and ranges[parts[0]][0] == 1 and not (has_items and parts[0] == len(ranges) - 1):
+        return pick_range(e, *ranges[parts[0]][1:], parts[0])
+    if has_items and len(ranges) == 1:  # all axes have been picked: (1,) is left
+        ranges.insert(0, (1, 0, END))
     return STRIDED_SELECT(e, tuple(number for place in ranges for number in place))
 
 

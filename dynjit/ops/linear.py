@@ -180,10 +180,12 @@ def affine_transform(exprs: list[Any]) -> Any:
 
 
 def add_product_shape(p: Shape, w: Shape, x: Shape) -> Shape:
-    result = product_shape(w, x)
-    if p.dims != result.dims or (p.batch != result.batch and 1 not in (p.batch, result.batch)):
-        raise ShapeError("add_product", "p of the shape of W x, with mini-batches that are equal or 1", p, w, x)
-    return Shape(result.dims, max(p.batch, result.batch))
+    batches = {shape.batch for shape in (p, w, x)} - {1}
+    fits = max(len(w.dims), len(x.dims)) <= 2 and w.cols == x.rows and p.dims == (w.rows, *x.dims[1:])
+    if not fits or len(batches) > 1:
+        needs = "p of the shape of W x, W (rows, k) and x (k, cols), with mini-batches that are equal or 1"
+        raise ShapeError("add_product", needs, p, w, x)
+    return Shape(p.dims, max(batches, default=1))
 
 
 @kernel

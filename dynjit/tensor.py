@@ -1,0 +1,76 @@
+"""Values of expressions as arrays that can be searched and sampled from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dynjit.arena import random_state
+from dynjit.errors import located
+
+
+class Tensor:
+    """The value of an expression (`tensor_value()`), or positions found in one; mini-batch last.
+
+    A copy: it stays as it is when the graph is renewed.
+    """
+
+    __slots__ = ("array", "is_batched")
+
+    def __init__(self, array: Any, is_batched: bool = False) -> None:
+        self.array, self.is_batched = np.asarray(array), is_batched
+
+    def as_numpy(self) -> np.ndarray:
+        """A copy as an array: float64, of positions int64; the mini-batch is the last axis if there is one."""
+        return self.array.copy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array.astype(dtype or self.array.dtype)
+
+    def _axis(self, operator: str, dim: int) -> int:
+        axes = self.array.ndim - self.is_batched
+        if not 0 <= dim < axes:
+            raise ValueError(located(f"{operator}: needs an axis from 0 to {axes - 1}, got {dim}"))
+        return int(dim)
+
+    def _one(self, operator: str, num: int) -> None:
+        if num != 1:
+            raise ValueError(located(f"{operator}: needs num=1 (more are not supported; see topk), got {num}"))
+
+    def argmax(self, dim: int = 0, num: int = 1) -> Tensor:
+        """Position of the largest element along an axis, which stays with size 1; of equal ones the first.
+
+        Raises ValueError for an axis that is not there, and unless num is 1.
+        """
+        axis = self._axis("argmax", dim)
+        self._one("argmax", num)
+        return Tensor(np.argmax(self.array, axis=axis, keepdims=True).astype(np.int64), self.is_batched)
+
+    def categorical_sample_log_prob(self, dim: int = 0, num: int = 1) -> Tensor:
+        """A position along an axis, drawn with probability exp(x) up to a common factor; the axis stays with size 1.
+
+        Source: Gumbel 1954; argmax of x plus Gumbel noise.
+        Raises ValueError for an axis that is not there, and unless num is 1.
+        """
+        self._axis("categorical_sample_log_prob", dim)
+        self._one("categorical_sample_log_prob", num)
+        generator = np.random.default_rng(random_state.tolist())
+        random_state[1] += 1
+        return Tensor(self.array + generator.gumbel(size=self.array.shape), self.is_batched).argmax(dim)
+
+    def topk(self, dim: int = 0, num: int = 1) -> list[Tensor]:
+        """[values, positions] of the `num` largest elements along an axis, largest first; of equal ones the first.
+
+        Raises ValueError for an axis that is not there, and for more elements than it has.
+        """
+        axis = self._axis("topk", dim)
+        size = self.array.shape[axis]
+        if not 1 <= num <= size:
+            raise ValueError(located(f"topk: needs num from 1 to {size}, the size of axis {dim}, got {num}"))
+        order = np.argsort(-self.array, axis=axis, kind="stable").take(range(num), axis=axis).astype(np.int64)
+        return [Tensor(found, self.is_batched) for found in (np.take_along_axis(self.array, order, axis), order)]
+
+    def __repr__(self) -> str:
+        kind = "int" if self.array.dtype.kind == "i" else "float"
+        return f"Tensor:{kind} {self.array.shape}"
