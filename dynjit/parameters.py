@@ -22,6 +22,7 @@ from dynjit.shape import Shape, dims_of
 
 free_numbers: list[int] = []
 used_numbers = [0]
+parameter_changes = [0]  # grows when a parameter is made, or frozen, so that trainers know when to look again
 
 
 class Stored(NativeParameter):
@@ -40,6 +41,7 @@ class Stored(NativeParameter):
         self.number = free_numbers.pop() if free_numbers else used_numbers[0]
         used_numbers[0] += self.number == used_numbers[0]
         self._updated = True
+        parameter_changes[0] += 1
         signature = leaf.leaf_signature(self.operator, self.shape_in_graph)
         frontend.parameters[self.number] = signature, self.start, NEEDS_GRADIENT
         weakref.finalize(self, give_back, self.number, self.start, self.extent).atexit = False
@@ -76,7 +78,9 @@ class Stored(NativeParameter):
 
     def set_updated(self, b: bool) -> None:
         """Freezes it (False) or lets trainers change it; gradients accumulate either way."""
-        self._updated = bool(b)
+        if self._updated != bool(b):
+            self._updated = bool(b)
+            parameter_changes[0] += 1
 
     def values(self) -> np.ndarray:
         """Its values, a window of the buffer, in memory order."""

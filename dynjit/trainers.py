@@ -12,67 +12,99 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dynjit.arena import float32s, int64s, space
+from dynjit.arena import float32s, int64s, space, view_of
 from dynjit.errors import GradientError, located
 from dynjit.jit import Compiled, add_entry, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.memory import reserve
-from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, Stored
+from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, parameter_changes
 from dynjit.scalars import ONE, ZERO
 
 
-def compiled_rule(step: Callable) -> Compiled:
-    """The update of a span, or of a table's marked rows, by `step(p, g, a, b, c, numbers)` over windows.
+# what is updated together: offset, elements of a row, rows, offset of the rows' marks (or -1), whether trainers change it
+SPAN = np.dtype([(name, "i8") for name in ("start", "item", "rows", "marks", "updated")])
+spans_at = view_of(SPAN)
 
-    p: values; g: gradients; a, b, c: moments; numbers: (gradient scale, shrinking of values, rule's own ...).
+
+def compiled_rule(step: Callable) -> Compiled:
+    """The update of all spans by `step(p, g, a, b, c, numbers)` over windows.
+
+    p: values; g: gradients; a, b, c: moments; numbers: (gradient scale, rule's own ...).
     """
     step = helper(step)
 
-    def update(buffers, start, item, rows, marks, numbers):  # type: ignore[no-untyped-def]
-        # buffers: addresses of values, gradients and three moments;  marks: offset of the rows' marks, or -1
+    def update(buffers, spans, count, sparse, numbers):  # type: ignore[no-untyped-def]
         bases = int64s(buffers)
         values, gradients, settings = float32s(bases[0]), float32s(bases[1]), float32s(numbers)
         first, second, third = float32s(bases[2]), float32s(bases[3]), float32s(bases[4])
         mode = flush_denormals()
-        for row in range(rows):
-            if marks >= 0:
-                if gradients[marks + row] == ZERO:
-                    continue
-                gradients[marks + row] = ZERO
-            at = start + row * item
-            p, g = values[at : at + item], gradients[at : at + item]
-            step(p, g, first[at : at + item], second[at : at + item], third[at : at + item], settings)
-            for i in range(item):
-                g[i] = ZERO
+        for index in range(count):
+            span = spans_at(spans)[index]
+            for row in range(span.rows if span.updated else 0):
+                if span.marks >= 0:
+                    used = gradients[span.marks + row] != ZERO
+                    gradients[span.marks + row] = ZERO
+                    if sparse and not used:
+                        continue
+                at, item = span.start + row * span.item, span.item
+                p, g = values[at : at + item], gradients[at : at + item]
+                step(p, g, first[at : at + item], second[at : at + item], third[at : at + item], settings)
+                for i in range(item):
+                    g[i] = ZERO
         set_floating_point_mode(mode)
 
     update.__name__ = update.__qualname__ = step.__name__ + "_update"
-    return add_entry(update, "void(int64, int64, int64, int64, int64, int64)")
+    return add_entry(update, "void(int64, int64, int64, int64, int64)")
 
 
-@entry("float64(int64, int64, int64, int64, int64)")
-def squared_sum(gradients, start, item, rows, marks):  # type: ignore[no-untyped-def]
-    """Sum of the squares of a span's gradients, or of those of a table's marked rows."""
+@entry("float64(int64, int64, int64, int64)")
+def squared_norm(gradients, spans, count, sparse):  # type: ignore[no-untyped-def]
+    """Sum of the squares of all gradients; of tables, over the marked rows only if `sparse`."""
     g = float32s(gradients)
+    mode = flush_denormals()
     total = 0.0
-    for row in range(rows):
-        if marks < 0 or g[marks + row] != ZERO:
-            window = g[start + row * item : start + (row + 1) * item]
-            part = ZERO
-            for i in range(item):
-                part += window[i] * window[i]
-            total += part
+    for index in range(count):
+        span = spans_at(spans)[index]
+        for row in range(span.rows):
+            if span.marks < 0 or not sparse or g[span.marks + row] != ZERO:
+                window = g[span.start + row * span.item : span.start + (row + 1) * span.item]
+                part = ZERO
+                for i in range(span.item):
+                    part += window[i] * window[i]
+                total += part
+    set_floating_point_mode(mode)
     return total
 
 
 @entry("void(int64, int64, int64, float32)")
-def shrink(values, start, count, factor):  # type: ignore[no-untyped-def]
-    """Multiplies values by a factor: weight decay."""
-    p = float32s(values)[start : start + count]
-    for i in range(count):
-        p[i] *= factor
+def shrink(values, spans, count, factor):  # type: ignore[no-untyped-def]
+    """Multiplies all values by a factor: weight decay."""
+    for index in range(count):
+        span = spans_at(spans)[index]
+        if span.updated:
+            p = float32s(values)[span.start : span.start + span.item * span.rows]
+            for i in range(p.size):
+                p[i] *= factor
 
 
 PIECE = 4096  # elements of a dense span that are worked on together, while they are in the first-level cache
+
+
+def dense_spans(parameters: list[Parameters], updated: bool) -> list[tuple[int, int, int, int, bool]]:
+    """Spans of the parameters that are (or are not) updated, cut into rows that fit the first-level cache."""
+    joined: list[list[int]] = []
+    for parameter in parameters:
+        if parameter._updated != updated:
+            continue
+        if joined and -(-joined[-1][1] // 16) * 16 == parameter.start:
+            joined[-1][1] = parameter.start + parameter.count
+        else:
+            joined.append([parameter.start, parameter.start + parameter.count])
+    spans = []
+    for start, stop in joined:
+        whole = (stop - start) // PIECE
+        spans.append((start, PIECE, whole, -1, updated))
+        spans.append((start + whole * PIECE, stop - start - whole * PIECE, 1, -1, updated))
+    return [span for span in spans if span[1] * span[2] > 0]
 
 
 class Trainer:
@@ -96,8 +128,8 @@ class Trainer:
         unused = space.single.v
         arrays = [space.single.v, space.single.g, *self.buffers, *[unused] * (3 - self.moments)]
         self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
-        self._known: tuple[int, int] = (-1, -1)
-        self._spans: list[tuple[int, int, int, int]] = []
+        self._known = -1
+        self._spans = np.zeros(0, SPAN)
 
     # ---- the learning rate ----
 
@@ -117,8 +149,8 @@ class Trainer:
     def restart(self, learning_rate: float | None = None) -> None:
         """Forgets all moments; sets the learning rate if one is given.  The number of updates goes on."""
         for buffer in self.buffers:
-            for start, item, rows, _ in self.spans():
-                buffer[start : start + item * rows] = 0
+            for span in self.spans():
+                buffer[span["start"] : span["start"] + span["item"] * span["rows"]] = 0
         if learning_rate is not None:
             self._rate = float(learning_rate)
 
@@ -138,42 +170,25 @@ class Trainer:
 
     # ---- updating ----
 
-    def spans(self) -> list[tuple[int, int, int, int]]:
-        """(start, elements of a row, rows, marks) of what is updated; dense parameters that touch are one span."""
-        stored = [item for item in self.model.stored if item._updated]
-        known = (len(self.model.stored), sum(item._updated << (i % 61) for i, item in enumerate(self.model.stored)))
-        if known != self._known:
-            self._known = known
-            self._spans = [*self._dense_spans(stored), *(
-                (table.start, table.count // max(1, len(table)), len(table), table.start + table.count)
+    def spans(self) -> np.ndarray:
+        """Records of what is updated and of what is frozen; dense parameters that touch share a span."""
+        if self._known != parameter_changes[0]:
+            self._known = parameter_changes[0]
+            stored = sorted(self.model.stored, key=lambda item: item.start)
+            dense = [item for item in stored if isinstance(item, Parameters)]
+            rows = [span for updated in (True, False) for span in dense_spans(dense, updated)]
+            rows += [
+                (table.start, table.count // max(1, len(table)), len(table), table.start + table.count, table._updated)
                 for table in stored if isinstance(table, LookupParameters)
-            )]  # fmt: skip
+            ]  # fmt: skip
+            self._spans = np.array(rows, SPAN)
         return self._spans
-
-    def _dense_spans(self, stored: list[Stored]) -> list[tuple[int, int, int, int]]:
-        spans: list[list[int]] = []
-        for parameter in sorted((item for item in stored if isinstance(item, Parameters)), key=lambda item: item.start):
-            if spans and -(-spans[-1][1] // 16) * 16 == parameter.start:
-                spans[-1][1] = parameter.start + parameter.count
-            else:
-                spans.append([parameter.start, parameter.start + parameter.count])
-        pieces = []
-        for start, stop in spans:
-            whole = (stop - start) // PIECE
-            pieces.append((start, PIECE, whole, -1))
-            pieces.append((start + whole * PIECE, stop - start - whole * PIECE, 1, -1))
-        return [piece for piece in pieces if piece[1] * piece[2] > 0]
 
     def norm(self) -> float:
         """Global norm of the gradients, those of frozen parameters included (as in DyNet)."""
-        gradients = space.single.g.ctypes.data
-        total = sum(
-            squared_sum.call(gradients, start, item, rows, marks if self.sparse else -1)
-            for start, item, rows, marks in self.spans()
-        )
-        frozen = [item for item in self.model.stored if not item._updated]
-        total += sum(squared_sum.call(gradients, item.start, item.count, 1, -1) for item in frozen)
-        return math.sqrt(total)
+        spans = self.spans()
+        total = squared_norm.call(space.single.g.ctypes.data, spans.ctypes.data, len(spans), self.sparse)
+        return math.sqrt(total) if total >= 0 else math.nan
 
     def gradient_scale(self) -> float:
         """What gradients are multiplied by: below 1 when clipping.  Raises GradientError for NaN and infinity."""
@@ -204,19 +219,17 @@ class Trainer:
 
         Raises GradientError if the gradients' norm is NaN or infinite; the parameters are then as before.
         """
-        scale = self.gradient_scale() if self.threshold > 0 else 1.0
+        scale = self.gradient_scale()
         self.updates += 1
         self.updates_since_status += 1
+        spans = self.spans()
         numbers = np.array((scale, *self.numbers()), np.float32)
-        addresses, settings = self.addresses.ctypes.data, numbers.ctypes.data
-        for start, item, rows, marks in self.spans():
-            self.rule.call(addresses, start, item, rows, marks if self.sparse else -1, settings)
-            if marks >= 0 and not self.sparse:
-                space.single.g[marks : marks + rows] = 0
+        self.rule.call(
+            self.addresses.ctypes.data, spans.ctypes.data, len(spans), self.sparse, numbers.ctypes.data
+        )  # fmt: skip
         decay = self.model.root.weight_decay
         if decay > 0:
-            for start, item, rows, _ in self.spans():
-                shrink.call(space.single.v.ctypes.data, start, item * rows, 1 - decay)
+            shrink.call(space.single.v.ctypes.data, spans.ctypes.data, len(spans), 1 - decay)
 
     def numbers(self) -> tuple[float, ...]:
         """The rule's own numbers of this update."""
@@ -232,11 +245,11 @@ class Trainer:
         kept = [(item, item._updated) for item in self.model.stored]
         try:
             for item, _ in kept:
-                item._updated = item._updated and id(item) in chosen
+                item.set_updated(item._updated and id(item) in chosen)
             self.update()
         finally:
             for item, updated in kept:
-                item._updated = updated
+                item.set_updated(updated)
 
     # ---- reporting ----
 

@@ -214,7 +214,7 @@ def sparse_inputTensor(
 
     batched: the last axis of `shape` is the mini-batch.
     Raises TypeError unless `values` is flat, ValueError unless each axis has a list of as many indices, IndexError for one
-    out of range.
+    that is out of range.
     """
     numbers, dims = as_numbers("sparse_inputTensor", values), dims_of("sparse_inputTensor", shape)
     if numbers.ndim != 1:

@@ -57,8 +57,8 @@ def stream_key(seed, stream):  # type: ignore[no-untyped-def]
 def random_bits(key, i):  # type: ignore[no-untyped-def]
     """24 random bits: number i of the stream with a key.
 
-    Source: Wellons 2018, hash-prospector, `triple32`, whose bits change as independently as those of a random permutation;
-    half of the key enters before, half behind its first round.  0.3 ns each, as vector code.
+    Source: Wellons 2018, hash-prospector, `triple32`, whose bits change about as independently as those of a random
+    permutation; half of the key enters before, half behind its first round.  As vector code 0.3 ns each.
     """
     x = np.uint32(np.uint32(i) + np.uint32(key))
     x = np.uint32((x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB))
