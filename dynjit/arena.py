@@ -186,7 +186,12 @@ class Storage:
         self.address = header.ctypes.data
         self.arrays = {name: reserve(count, dtype) for name, (dtype, count) in ARRAYS.items()}
         record = self.header
-        record["node_capacity"], record["arg_capacity"], record["data_capacity"] = nodes.size, args.size, data.size
+        sizes = {name: array.size for name, array in self.arrays.items()}
+        # no plan needs more per node, or per operand, than this
+        per_node = min(sizes[name] for name in ("work", "keys", "order", "stack", "mode", "heap", "deferred"))
+        record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2)
+        record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["arguments"] // 8)
+        record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start
         record["value_end"], record["autobatch"] = self.end, 1
         known = {
@@ -206,10 +211,13 @@ class Storage:
         header["wide"] = 1
         return header
 
-    def shrink(self, count: int) -> None:
-        """Gives the memory behind the first `count` elements of the graph's span back to the system."""
-        release(space.single.v, self.start + count, self.end)
-        release(space.single.g, self.start + count, self.end)
+    def shrink(self, values: int, nodes: int) -> None:
+        """Gives the memory behind `values` elements of the span, and what `nodes` nodes need, back to the system."""
+        release(space.single.v, self.start + values, self.end)
+        release(space.single.g, self.start + values, self.end)
+        for array in (self.nodes, self.args, self.data, *self.arrays.values()):
+            if array is not self.arrays["scratch"]:
+                release(array, 8 * nodes, array.size)
 
 
 # ---- appending -------------------------------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ def set(
         "mem": mem, "seed": random_seed, "autobatch": autobatch, "profiling": profiling, "weight_decay": weight_decay,
         "shared_params": shared_parameters, "requested_gpus": requested_gpus, "gpu_mask": list(gpu_mask or []),
     }  # fmt: skip
-    options.from_config(conf).apply()
+    params = options.DynetParams()
+    params.from_config(conf)
+    params.apply()
     stored.update(conf)
 
 

@@ -39,7 +39,7 @@ from dynjit.arena import (
     view_of,
 )
 from dynjit.arena import state as signature_state
-from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_symbol
+from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_symbol, read_sources
 from dynjit.memory import reserve
 
 SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript")
@@ -713,3 +713,4 @@ def connect(
     for operator in operators.values():
         serve(operator)
     kept.extend((kinds, slow))
+    read_sources()

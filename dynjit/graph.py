@@ -83,7 +83,7 @@ class ComputationGraph:
         used = int(header["value_top"]) - int(header["value_base"])
         self.peak = max(self.peak, used)
         if self.peak > 1 << 22 and used < self.peak // 8:
-            self.storage.shrink(used)
+            self.storage.shrink(used, int(header["node_count"]))
             self.peak = used
         for name in ("node_count", "arg_count", "data_count"):
             header[name] = 0

@@ -77,6 +77,13 @@ def imports_of(module: str) -> tuple[str, tuple[str, ...]]:
     return hashlib.sha256(source.encode()).hexdigest(), tuple(names)
 
 
+def read_sources() -> None:
+    """Takes the digests of all loaded modules, so that a source edited later does not pass for what is running."""
+    for name in list(sys.modules):
+        if name.startswith("dynjit."):
+            imports_of(name)
+
+
 @functools.cache
 def closure_of(module: str) -> tuple[str, ...]:
     """A module and all modules of this package that it imports, directly or not."""

@@ -6,6 +6,7 @@ pages behind a mark back.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from typing import Any
 
@@ -56,3 +57,21 @@ def release(array: np.ndarray, start: int, stop: int) -> None:
     end = (first + stop * array.itemsize) // size * size
     if end > begin:
         pages.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def share(array: np.ndarray, count: int, used: int) -> None:
+    """Maps the pages of array[:count] anew, shared with processes that are forked later; keeps array[:used].
+
+    Raises OSError where the system cannot do that.
+    """
+    kept, nbytes = array[:used].copy(), count * array.itemsize
+    if not hasattr(mmap, "MAP_SHARED"):
+        raise OSError("parameters cannot be shared on this system")
+    remap = ctypes.CDLL(None, use_errno=True).mmap
+    remap.restype = ctypes.c_void_p
+    remap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    fixed = 0x10  # MAP_FIXED of Linux and macOS
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | fixed | NORESERVE
+    if remap(array.ctypes.data, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != array.ctypes.data:
+        raise OSError(ctypes.get_errno(), "parameters cannot be shared")
+    array[:used] = kept

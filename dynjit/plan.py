@@ -565,6 +565,8 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     Returns 0, or OUT_OF_MEMORY.
     """
     h = headers(context)[0]
+    orders, calls, deferred, arguments = h.order_count, h.call_count, h.deferred_count, h.argument_count
+    data, top = h.data_count, h.value_top
     lowest = mark(context, targets, count)
     if h.pending == 0:
         return 0
@@ -574,4 +576,15 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
                 place_alone(context, number)
     else:
         schedule(context, assign_keys(context, lowest))
-    return OUT_OF_MEMORY if h.value_top > h.value_end else 0
+    if h.value_top <= h.value_end:
+        return 0
+    for number in range(lowest, h.highest + 1):  # as before
+        if works_at(h.work)[number].stamp == h.generation:
+            nodes_at(h.nodes)[number].value = -1
+    h.order_count = orders
+    h.call_count = calls
+    h.deferred_count = deferred
+    h.argument_count = arguments
+    h.data_count = data
+    h.value_top = top
+    return OUT_OF_MEMORY

@@ -213,8 +213,8 @@ def sparse_inputTensor(
     """A constant that is values[i] at (idxs[0][i], idxs[1][i], ...), else `defval`; of repeated places the last counts.
 
     batched: the last axis of `shape` is the mini-batch.
-    Raises TypeError unless `values` is flat, ValueError unless each axis has a list of as many indices, IndexError for one
-    that is out of range.
+    Raises TypeError unless `values` is flat, ValueError unless each axis has a list of as many indices, IndexError for
+    an index that is out of range.
     """
     numbers, dims = as_numbers("sparse_inputTensor", values), dims_of("sparse_inputTensor", shape)
     if numbers.ndim != 1:

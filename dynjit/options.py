@@ -1,0 +1,204 @@
+"""Start-up options: DyNet's command line flags, its `dynet_config` (see config.py), and DynetParams.
+
+`import dynjit` reads the flags of sys.argv, wherever they stand and in all of DyNet's spellings (`--dynet-seed 1`,
+`--dynet_seed=1`, `--dynet-seeds 1`), and leaves sys.argv as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dynjit import graph, initializers, memory, parameters
+from dynjit.arena import space
+from dynjit.errors import NoCudaError
+
+FLAGS = {  # any spelling that starts with it counts, as in DyNet; whether a value follows
+    "mem": True, "seed": True, "autobatch": True, "profiling": True, "weight-decay": True, "devices": True,
+    "gpu-ids": True, "gpus": True, "gpu": False, "viz": False,
+}  # fmt: skip
+NO_GPU = ("{}: dynjit has no GPU to compute on: it was started with a request for one, but computes on the CPU. "
+          "Leave the request out.")  # fmt: skip
+TWICE = "WARNING: Attempting to initialize dynet twice. Ignoring duplicate initialization."
+is_initialised = [False]
+
+
+def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(flag, value) of all --dynet-* arguments; raises ValueError for a flag without its value."""
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith(("--dynet-", "--dynet_")):
+            continue
+        name, equals, value = argument[8:].partition("=")
+        flag = next((flag for flag in FLAGS if name.replace("_", "-").startswith(flag)), None)
+        if flag is None:
+            print(f"dynjit: {argument} is not known and does nothing; known are {', '.join(FLAGS)}", file=sys.stderr)
+            continue
+        if FLAGS[flag] and not equals:
+            value = next(rest, "")
+            if not value:
+                raise ValueError(f"{argument}: needs a value behind it")
+        yield flag, value
+
+
+def number(name: str, value: Any, low: float, high: float, kind: type = int) -> Any:
+    """A number within low to high; raises ValueError for anything else."""
+    try:
+        found = kind(value)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not low <= found <= high:
+        limits = f"of {low} or more" if high > 1 << 60 else f"from {low} to {high}"
+        raise ValueError(f"{name}: needs {'an integer' if kind is int else 'a number'} {limits}, got {value!r}")
+    return found
+
+
+def request_gpus(source: str) -> None:
+    """Raises NoCudaError."""
+    raise NoCudaError(NO_GPU.format(source))
+
+
+class DynetParams:
+    """Start-up options; `init` makes them count."""
+
+    def __init__(self) -> None:
+        self.mem = "512"
+        self.random_seed = self.profiling = 0
+        self.autobatch: int | None = None
+        self.weight_decay = 0.0
+        self.shared_parameters = False
+
+    # ---- where they come from ----
+
+    def from_args(self, shared_parameters: bool | None = None) -> None:
+        """Reads the --dynet-* flags of sys.argv.
+
+        Raises ValueError for bad values, NoCudaError if a GPU is asked for.
+        """
+        self.from_flags(getattr(sys, "argv", []))
+        if shared_parameters is not None:
+            self.set_shared_parameters(shared_parameters)
+
+    def from_flags(self, arguments: Sequence[str]) -> None:
+        """Reads the --dynet-* flags of a list of arguments; see `from_args`."""
+        setters = {
+            "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch,
+            "profiling": self.set_profiling, "weight-decay": self.set_weight_decay, "devices": self._set_devices,
+            "gpus": self.set_requested_gpus, "gpu": lambda value: self.set_requested_gpus(1),
+        }  # fmt: skip
+        for flag, value in flags(arguments):
+            if flag in setters:  # gpu-ids never did anything, and pictures need no flag here
+                setters[flag](value)
+
+    def from_config(self, conf: dict[str, Any]) -> None:
+        """Takes the values of a dict like that of `dynet_config.get()`."""
+        setters = {
+            "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch,
+            "profiling": self.set_profiling, "weight_decay": self.set_weight_decay,
+            "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
+            "gpu_mask": self.set_gpu_mask,
+        }  # fmt: skip
+        for name, value in conf.items():
+            if value is not None:
+                setters[name](value)
+
+    # ---- one by one ----
+
+    def set_mem(self, mem: int | str) -> None:
+        """Memory in MiB, or that of four pools; checked, but not needed: memory grows with use."""
+        pools = str(mem).split(",")
+        if len(pools) not in (1, 4):
+            raise ValueError(f"mem: needs MiB as a number, or four separated by commas, got {mem!r}")
+        for size in pools:
+            number("mem", size, 1, 1 << 62)
+        self.mem = str(mem)
+
+    def set_random_seed(self, random_seed: int) -> None:
+        """Seed of all random numbers; 0: one from the system."""
+        self.random_seed = number("seed", random_seed, 0, (1 << 63) - 1)
+
+    def set_autobatch(self, autobatch: int | bool) -> None:
+        """0 (or False) computes nodes one by one, 1 to 3 (or True) compute equal nodes together."""
+        self.autobatch = number("autobatch", autobatch, 0, 3)
+
+    def set_profiling(self, profiling: int) -> None:
+        """0, 1 or 2; accepted, but no profile is taken."""
+        self.profiling = number("profiling", profiling, 0, 2)
+
+    def set_weight_decay(self, weight_decay: float) -> None:
+        """Weight decay of collections made from now on, from 0 to below 1."""
+        found = number("weight_decay", weight_decay, 0, 1, float)
+        if found == 1:
+            raise ValueError("weight_decay: needs a number from 0 to below 1, got 1")
+        self.weight_decay = found
+
+    def set_shared_parameters(self, shared_parameters: bool) -> None:
+        """Whether processes that are forked later see each other's updates of parameters."""
+        self.shared_parameters = bool(shared_parameters)
+
+    def set_requested_gpus(self, requested_gpus: int) -> None:
+        """0; raises NoCudaError for more."""
+        if number("requested_gpus", requested_gpus, 0, 1 << 62) > 0:
+            request_gpus(f"requested_gpus={requested_gpus}")
+
+    def set_gpu_mask(self, gpu_mask: Sequence[int]) -> None:
+        """A list of 0, or of nothing; raises ValueError for what is not 0 or 1, NoCudaError for 1."""
+        if any(entry not in (0, 1) for entry in gpu_mask):
+            raise ValueError(f"gpu_mask: should only contain 0 and 1s, got {gpu_mask!r}")
+        if any(gpu_mask):
+            request_gpus(f"gpu_mask={gpu_mask!r}")
+
+    def set_cpu_mode(self) -> None:
+        """Asks for the CPU, as always."""
+
+    def _set_devices(self, names: str) -> None:
+        for name in names.split(","):
+            if name.upper().startswith("GPU"):
+                request_gpus(f"--dynet-devices {names}")
+            if name != "CPU":
+                raise ValueError(f"devices: needs CPU, got {name!r}")
+
+    # ---- making them count ----
+
+    def init(self) -> None:
+        """Makes the options count; the second time prints DyNet's warning and does nothing."""
+        if is_initialised[0]:
+            print(TWICE, file=sys.stderr)
+            return
+        is_initialised[0] = True
+        self.apply()
+
+    def apply(self) -> None:
+        """Makes the options count, at any time; a seed of 0 leaves the random numbers as they are."""
+        if self.random_seed:
+            initializers.reset_random_seed(self.random_seed)
+        graph.set_autobatch(1 if self.autobatch is None else self.autobatch)
+        parameters.default_weight_decay[0] = self.weight_decay
+        if self.shared_parameters:
+            memory.share(space.single.v, space.parameter_end, space.parameter_top)
+        if self.profiling:
+            print("dynjit: profiling is accepted, but no profile is taken", file=sys.stderr)
+
+
+def init(shared_parameters: bool | None = None) -> None:
+    """Reads the --dynet-* flags of sys.argv and makes them count; the second time only prints a warning."""
+    if is_initialised[0]:
+        print(TWICE, file=sys.stderr)
+        return
+    params = DynetParams()
+    params.from_args(shared_parameters)
+    params.init()
+
+
+def init_from_params(params: DynetParams) -> None:
+    """Makes options count; see `DynetParams.init`."""
+    params.init()
+
+
+def start() -> None:
+    """What an import does: the flags of sys.argv count if there are any; `init` may still follow."""
+    if any(argument.startswith("--dynet") for argument in getattr(sys, "argv", [])):
+        params = DynetParams()
+        params.from_args()
+        params.apply()
