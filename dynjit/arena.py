@@ -82,8 +82,8 @@ class Buffers:
     """The two buffers of a number type."""
 
     def __init__(self, dtype: Any, count: int) -> None:
-        self.v = reserve(count, dtype, huge=True)
-        self.g = reserve(self.v.size, dtype, huge=True)
+        self.v = reserve(count, dtype, huge=True, share=8)
+        self.g = reserve(self.v.size, dtype, huge=True, share=8)
         self.size = min(self.v.size, self.g.size)
 
 

@@ -82,8 +82,7 @@ def check_nodes(
         count = window.size if most is None else min(most, window.size)
         for i in np.linspace(0, window.size - 1, count).astype(int):
             expected = difference(run, target, window, int(i), dy, step)
-            worst = max(worst, abs(gradient[i] - expected) / (1 + abs(expected)))
-            if np.isnan(gradient[i]):
-                return float("inf")
+            error = abs(gradient[i] - expected) / (1 + abs(expected))
+            worst = max(worst, float("inf") if np.isnan(error) else error)
     run.forward()
     return worst

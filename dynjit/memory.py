@@ -7,6 +7,7 @@ pages behind a mark back.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from typing import Any
 
@@ -22,14 +23,25 @@ def map_pages(nbytes: int) -> mmap.mmap:
     return mmap.mmap(-1, min(nbytes, 1 << 32))  # Windows counts reserved pages as used ones
 
 
-def reserve(count: int, dtype: Any, huge: bool = False) -> np.ndarray:
+def address_space() -> float:
+    """Bytes of address space that the process may use."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 1 << 34
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def reserve(count: int, dtype: Any, huge: bool = False, share: int = 128) -> np.ndarray:
     """An array of up to `count` zeroed elements; fewer where the process may not reserve so much.
 
     huge: ask for 2 MiB pages (fewer faults and misses of the translation buffer; coarser use of memory).
+    share: where address space is limited, the array takes at most 1 / share of it.
     Raises MemoryError if not even 1 MiB can be reserved.
     """
     itemsize = np.dtype(dtype).itemsize
-    nbytes = count * itemsize
+    nbytes = int(min(count * itemsize, address_space() / share))
     while True:
         try:
             pages = map_pages(nbytes)

@@ -1,7 +1,7 @@
 """Records an LSTM over a whole sequence in one crossing into compiled code.
 
 Per step and layer the same four nodes as the twin in Python makes: input projection, product with the last output added,
-gates, then c and h.  The planner makes one product of the projections of all steps.
+c and h.  The planner makes one product of the projections of all steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dynjit.frontend import (
 from dynjit.jit import add_symbol, entry, helper, python_symbol
 from dynjit.ops import linear, recurrent
 
-CODES = np.dtype([(name, "i8") for name in ("affine", "add_product", "activation", "c", "h", "slow")])
+CODES = np.dtype([(name, "i8") for name in ("affine", "add_product", "c", "h", "slow")])
 codes = np.zeros(1, CODES)
 add_symbol("dynjit_sequence_codes", codes.ctypes.data)
 for symbol in ("PyList_New", "PyList_SetItem", "Py_DecRef"):
@@ -86,9 +86,8 @@ def step(s, h, code, weights, layers, x, bias):  # type: ignore[no-untyped-def]
         if before >= 0:
             pre = node_of(s, h, code.add_product, 3, pre, w_h, before, 0)
         doubles[DATA] = bias
-        gates = node_of(s, h, code.activation, 1, pre, 0, 0, 1)
-        c = node_of(s, h, code.c, 2, scratch[STATE + layer], gates, 0, 0)
-        x = node_of(s, h, code.h, 2, c, gates, 0, 0)
+        c = node_of(s, h, code.c, 2, pre, scratch[STATE + layer], 0, 1)
+        x = node_of(s, h, code.h, 2, pre, c, 0, 0)
         if x < 0:
             return -1
         scratch[STATE + layer] = c
@@ -157,9 +156,8 @@ def record_lstm_slowly(
             pre = linear.affine_transform([b, w_x, x])
             if h[layer] is not None:
                 pre = linear.add_product(pre, w_h, h[layer])
-            gates = recurrent.lstm_activation(pre, bias)
-            c[layer] = recurrent.vanilla_lstm_c(c[layer], gates)
-            x = h[layer] = recurrent.vanilla_lstm_h(c[layer], gates)
+            c[layer] = recurrent.lstm_c(pre, c[layer], bias)
+            x = h[layer] = recurrent.lstm_h(pre, c[layer])
         outputs.append(x)
     return [*c, *h] if whole else outputs
 
@@ -172,8 +170,8 @@ def connect() -> Callable:
     if not native:
         if frontend.is_native:
             codes[0] = (
-                linear.AFFINE_TRANSFORM.code, linear.ADD_PRODUCT.code, recurrent.LSTM_ACTIVATION.code,
-                recurrent.VANILLA_LSTM_C.code, recurrent.VANILLA_LSTM_H.code, id(record_lstm_slowly),
+                linear.AFFINE_TRANSFORM.code, linear.ADD_PRODUCT.code, recurrent.LSTM_C.code, recurrent.LSTM_H.code,
+                id(record_lstm_slowly),
             )  # fmt: skip
             text = "record_lstm(weights, zero, others, before, xs, bias, whole)\n--\n\n"
             native.append(frontend.c_function("record_lstm", text, native_lstm, 0, record_lstm_slowly))

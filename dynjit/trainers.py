@@ -124,7 +124,7 @@ class Trainer:
         self.threshold = 5.0
         self.sparse = True
         self.clips = self.clips_since_status = self.updates = self.updates_since_status = 0
-        self.buffers = [reserve(space.parameter_end, np.float32) for _ in range(self.moments)]
+        self.buffers = [reserve(space.parameter_end, np.float32, share=32) for _ in range(self.moments)]
         unused = space.single.v
         arrays = [space.single.v, space.single.g, *self.buffers, *[unused] * (3 - self.moments)]
         self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
