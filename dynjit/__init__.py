@@ -3,13 +3,31 @@
     import dynjit as dy
 """
 
-from dynjit import dynet
+from dynjit import dynet, errors, options
 from dynjit.dynet import *  # noqa: F403
+from dynjit.dynet import new_graph
+from dynjit.errors import GradientError, ModelFileError, NoCudaError, ShapeError, StaleExpressionError
+from dynjit.gradcheck import gradcheck
+from dynjit.graph import no_grad
+from dynjit.ops.softmax import sparsemax_loss
+from dynjit.rnn import RNNBuilder
+from dynjit.softmax_builders import HierarchicalSoftmaxBuilder
+from dynjit.tree import (
+    BidirectionalTreeLSTMBuilder,
+    ChildSumTreeLSTMBuilder,
+    NaryTreeLSTMBuilder,
+    TreeBuilder,
+    TreeState,
+    UnidirectionalTreeLSTMBuilder,
+)
 
-from dynjit.initializers import *  # noqa: F403
-from dynjit.parameters import LookupParameters, Model, ParameterCollection, Parameters
-from dynjit.rnn import *  # noqa: F403
-from dynjit.trainers import *  # noqa: F403
+__version__ = "0.1.0"
+__all__ = [
+    "BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "GradientError", "HierarchicalSoftmaxBuilder",
+    "ModelFileError", "NaryTreeLSTMBuilder", "NoCudaError", "RNNBuilder", "ShapeError", "StaleExpressionError",
+    "TreeBuilder", "TreeState", "UnidirectionalTreeLSTMBuilder", "errors", "gradcheck", "new_graph", "no_grad",
+    "sparsemax_loss",
+]  # fmt: skip
+__all__ += dynet.__all__
 
-globals().update(dynet.public_functions())
-dynet.connect()
+options.start()

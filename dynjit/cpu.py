@@ -22,7 +22,7 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
-from dynjit.jit import call_kernel, entry, flush_denormals, helper, set_floating_point_mode
+from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
 from dynjit.op import LEAF, LIST, SLOTS
 from dynjit.plan import is_shared
 
@@ -63,7 +63,7 @@ def rerun(context):  # type: ignore[no-untyped-def]
     return 0
 
 
-@entry("int64(int64)")
+@external("int64(int64)")
 def forward(context):  # type: ignore[no-untyped-def]
     """Runs the calls that have not run yet."""
     mode = flush_denormals()

@@ -1,63 +1,449 @@
-"""DyNet's names: which functions are public, and how the process-wide graph is started anew."""
+"""DyNet's names: its functions, in their compiled form where they have one, its classes, and the process's graph."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from dynjit import config as dynet_config
 from dynjit import frontend, graph, op
 from dynjit.graph import ComputationGraph, Expression
-from dynjit.parameters import LookupParameters, Parameters
+from dynjit.graphviz import dump_cg, print_graphviz, print_text_graphviz
+from dynjit.initializers import (
+    ConstInitializer,
+    FromFileInitializer,
+    GlorotInitializer,
+    IdentityInitializer,
+    NormalInitializer,
+    NumpyInitializer,
+    PyInitializer,
+    SaxeInitializer,
+    UniformInitializer,
+    reset_random_seed,
+)
+from dynjit.legacy import (
+    HAVE_CUDA,
+    DeviceInfo,
+    FloatValue,
+    FloatVectorValue,
+    UnsignedValue,
+    UnsignedVectorValue,
+    available_devices,
+    get_device_info,
+)
+from dynjit.ops.binary import (
+    average,
+    bmax,
+    bmin,
+    cdiv,
+    cmult,
+    colwise_add,
+    emax,
+    esum,
+    logsumexp,
+    pow,
+)
+from dynjit.ops.conv import (
+    conv2d,
+    conv2d_bias,
+    filter1d_narrow,
+    kmh_ngram,
+    maxpooling2d,
+)
+from dynjit.ops.layout import (
+    concatenate,
+    concatenate_cols,
+    concatenate_to_batch,
+    fold_rows,
+    pick,
+    pick_batch,
+    pick_batch_elem,
+    pick_batch_elems,
+    pick_range,
+    pickrange,
+    reshape,
+    select_cols,
+    select_rows,
+    strided_select,
+    transpose,
+)
+from dynjit.ops.leaf import (
+    constant,
+    inputMatrix,
+    inputTensor,
+    inputTensorTranspose,
+    inputVector,
+    lookup,
+    lookup_batch,
+    one_hot,
+    ones,
+    scalarInput,
+    sparse_inputTensor,
+    vecInput,
+    zeros,
+)
+from dynjit.ops.linear import (
+    affine_transform,
+    circ_conv,
+    circ_corr,
+    contract3d_1d,
+    contract3d_1d_1d,
+    contract3d_1d_1d_bias,
+    contract3d_1d_bias,
+    inverse,
+    logdet,
+)
+from dynjit.ops.loss import (
+    binary_log_loss,
+    hinge,
+    hinge_batch,
+    hinge_dim,
+    pairwise_rank_loss,
+    pickneglogsoftmax,
+    pickneglogsoftmax_batch,
+    poisson_loss,
+)
+from dynjit.ops.noise import (
+    block_dropout,
+    dropout,
+    dropout_batch,
+    dropout_dim,
+    noise,
+    random_bernoulli,
+    random_gumbel,
+    random_normal,
+    random_uniform,
+)
+from dynjit.ops.recurrent import (
+    vanilla_lstm_c,
+    vanilla_lstm_gates,
+    vanilla_lstm_gates_concat,
+    vanilla_lstm_gates_dropout,
+    vanilla_lstm_gates_dropout_concat,
+    vanilla_lstm_h,
+)
+from dynjit.ops.reduce import (
+    argmax,
+    cumsum,
+    dot_product,
+    huber_distance,
+    kmax_pooling,
+    l1_distance,
+    l2_norm,
+    layer_norm,
+    logsumexp_dim,
+    max_dim,
+    mean_batches,
+    mean_dim,
+    mean_elems,
+    min_dim,
+    moment_batches,
+    moment_dim,
+    moment_elems,
+    squared_distance,
+    squared_norm,
+    std_batches,
+    std_dim,
+    std_elems,
+    sum_batches,
+    sum_dim,
+    sum_elems,
+    trace_of_product,
+    weight_norm,
+)
+from dynjit.ops.softmax import (
+    constrained_softmax,
+    log_softmax,
+    softmax,
+    sparsemax,
+    sparsemax_loss,
+)
+from dynjit.ops.unary import (
+    abs,
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atanh,
+    ceil,
+    cos,
+    cosh,
+    cube,
+    elu,
+    erf,
+    exp,
+    flip_gradient,
+    floor,
+    lgamma,
+    log,
+    log_sigmoid,
+    logistic,
+    nobackprop,
+    rectify,
+    round,
+    scale_gradient,
+    selu,
+    silu,
+    sin,
+    sinh,
+    softsign,
+    sqrt,
+    square,
+    tan,
+    tanh,
+    to_device,
+)
+from dynjit.options import DynetParams, init, init_from_params
+from dynjit.parameters import LookupParameters, Model, ParameterCollection, Parameters
+from dynjit.rnn import (
+    BiRNNBuilder,
+    CompactVanillaLSTMBuilder,
+    CoupledLSTMBuilder,
+    FastLSTMBuilder,
+    GRUBuilder,
+    LSTMBuilder,
+    RNNState,
+    SimpleRNNBuilder,
+    SparseLSTMBuilder,
+    StackedRNNState,
+    VanillaLSTMBuilder,
+)
+from dynjit.saving import load, load_generator, save
+from dynjit.softmax_builders import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
+from dynjit.tensor import Tensor
+from dynjit.trainers import (
+    AdadeltaTrainer,
+    AdagradTrainer,
+    AdamTrainer,
+    AmsgradTrainer,
+    CyclicalSGDTrainer,
+    MomentumSGDTrainer,
+    RMSPropTrainer,
+    SimpleSGDTrainer,
+    Trainer,
+)
 
-PUBLIC = {  # family: its public functions
-    "unary": "tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh exp log sqrt square cube abs erf lgamma "
-    "log_sigmoid logistic rectify elu selu silu softsign round ceil floor nobackprop flip_gradient scale_gradient "
-    "to_device",
-    "binary": "cmult cdiv pow bmin bmax colwise_add esum average emax logsumexp",
-    "reduce": "sum_elems mean_elems std_elems moment_elems sum_batches mean_batches std_batches moment_batches sum_dim "
-    "mean_dim std_dim moment_dim cumsum max_dim min_dim logsumexp_dim kmax_pooling squared_norm l2_norm dot_product "
-    "squared_distance l1_distance huber_distance trace_of_product argmax layer_norm weight_norm",
-    "softmax": "softmax log_softmax sparsemax sparsemax_loss constrained_softmax",
-    "loss": "pickneglogsoftmax pickneglogsoftmax_batch hinge hinge_batch hinge_dim binary_log_loss "
-    "pairwise_rank_loss poisson_loss",
-    "linear": "affine_transform contract3d_1d contract3d_1d_bias contract3d_1d_1d contract3d_1d_1d_bias circ_conv "
-    "circ_corr inverse logdet",
-    "layout": "pick pick_batch pick_range pickrange pick_batch_elem pick_batch_elems select_rows select_cols "
-    "strided_select concatenate concatenate_cols concatenate_to_batch reshape transpose fold_rows",
-    "recurrent": "vanilla_lstm_gates vanilla_lstm_gates_concat vanilla_lstm_gates_dropout "
-    "vanilla_lstm_gates_dropout_concat vanilla_lstm_c vanilla_lstm_h",
-    "conv": "conv2d conv2d_bias maxpooling2d filter1d_narrow kmh_ngram",
-    "noise": "dropout dropout_dim dropout_batch block_dropout noise random_normal random_uniform random_bernoulli "
+__all__ = [
+    "HAVE_CUDA",
+    "AdadeltaTrainer",
+    "AdagradTrainer",
+    "AdamTrainer",
+    "AmsgradTrainer",
+    "BiRNNBuilder",
+    "ClassFactoredSoftmaxBuilder",
+    "CompactVanillaLSTMBuilder",
+    "ComputationGraph",
+    "ConstInitializer",
+    "CoupledLSTMBuilder",
+    "CyclicalSGDTrainer",
+    "DeviceInfo",
+    "DynetParams",
+    "Expression",
+    "FastLSTMBuilder",
+    "FloatValue",
+    "FloatVectorValue",
+    "FromFileInitializer",
+    "GRUBuilder",
+    "GlorotInitializer",
+    "IdentityInitializer",
+    "LSTMBuilder",
+    "LookupParameters",
+    "Model",
+    "MomentumSGDTrainer",
+    "NormalInitializer",
+    "NumpyInitializer",
+    "ParameterCollection",
+    "Parameters",
+    "PyInitializer",
+    "RMSPropTrainer",
+    "RNNState",
+    "SaxeInitializer",
+    "SimpleRNNBuilder",
+    "SimpleSGDTrainer",
+    "SoftmaxBuilder",
+    "SparseLSTMBuilder",
+    "StackedRNNState",
+    "StandardSoftmaxBuilder",
+    "Tensor",
+    "Trainer",
+    "UniformInitializer",
+    "UnsignedValue",
+    "UnsignedVectorValue",
+    "VanillaLSTMBuilder",
+    "abs",
+    "acos",
+    "acosh",
+    "affine_transform",
+    "argmax",
+    "asin",
+    "asinh",
+    "atan",
+    "atanh",
+    "available_devices",
+    "average",
+    "binary_log_loss",
+    "block_dropout",
+    "bmax",
+    "bmin",
+    "cdiv",
+    "ceil",
+    "cg",
+    "cg_checkpoint",
+    "cg_revert",
+    "cg_version",
+    "circ_conv",
+    "circ_corr",
+    "cmult",
+    "colwise_add",
+    "concatenate",
+    "concatenate_cols",
+    "concatenate_to_batch",
+    "const_parameter",
+    "constant",
+    "constrained_softmax",
+    "contract3d_1d",
+    "contract3d_1d_1d",
+    "contract3d_1d_1d_bias",
+    "contract3d_1d_bias",
+    "conv2d",
+    "conv2d_bias",
+    "cos",
+    "cosh",
+    "cube",
+    "cumsum",
+    "dot_product",
+    "dropout",
+    "dropout_batch",
+    "dropout_dim",
+    "dump_cg",
+    "dynet_config",
+    "elu",
+    "emax",
+    "erf",
+    "esum",
+    "exp",
+    "filter1d_narrow",
+    "flip_gradient",
+    "floor",
+    "fold_rows",
+    "forward",
+    "get_device_info",
+    "hinge",
+    "hinge_batch",
+    "hinge_dim",
+    "huber_distance",
+    "init",
+    "init_from_params",
+    "inputMatrix",
+    "inputTensor",
+    "inputTensorTranspose",
+    "inputVector",
+    "inverse",
+    "kmax_pooling",
+    "kmh_ngram",
+    "l1_distance",
+    "l2_norm",
+    "layer_norm",
+    "lgamma",
+    "load",
+    "load_generator",
+    "log",
+    "log_sigmoid",
+    "log_softmax",
+    "logdet",
+    "logistic",
+    "logsumexp",
+    "logsumexp_dim",
+    "lookup",
+    "lookup_batch",
+    "matInput",
+    "max_dim",
+    "maxpooling2d",
+    "mean_batches",
+    "mean_dim",
+    "mean_elems",
+    "min_dim",
+    "moment_batches",
+    "moment_dim",
+    "moment_elems",
+    "nobackprop",
+    "noise",
+    "npvalues",
+    "one_hot",
+    "ones",
+    "pairwise_rank_loss",
+    "parameter",
+    "pick",
+    "pick_batch",
+    "pick_batch_elem",
+    "pick_batch_elems",
+    "pick_range",
+    "pickneglogsoftmax",
+    "pickneglogsoftmax_batch",
+    "pickrange",
+    "poisson_loss",
+    "pow",
+    "print_graphviz",
+    "print_text_graphviz",
+    "random_bernoulli",
     "random_gumbel",
-    "leaf": "inputTensor inputVector vecInput scalarInput inputMatrix inputTensorTranspose constant zeros ones "
-    "lookup lookup_batch one_hot sparse_inputTensor",
-}
+    "random_normal",
+    "random_uniform",
+    "rectify",
+    "renew_cg",
+    "reset_random_seed",
+    "reshape",
+    "round",
+    "save",
+    "scalarInput",
+    "scale_gradient",
+    "select_cols",
+    "select_rows",
+    "selu",
+    "silu",
+    "sin",
+    "sinh",
+    "softmax",
+    "softsign",
+    "sparse_inputTensor",
+    "sparsemax",
+    "sparsemax_loss",
+    "sqrt",
+    "square",
+    "squared_distance",
+    "squared_norm",
+    "std_batches",
+    "std_dim",
+    "std_elems",
+    "strided_select",
+    "sum_batches",
+    "sum_dim",
+    "sum_elems",
+    "tan",
+    "tanh",
+    "to_device",
+    "trace_of_product",
+    "transpose",
+    "values",
+    "vanilla_lstm_c",
+    "vanilla_lstm_gates",
+    "vanilla_lstm_gates_concat",
+    "vanilla_lstm_gates_dropout",
+    "vanilla_lstm_gates_dropout_concat",
+    "vanilla_lstm_h",
+    "vecInput",
+    "weight_norm",
+    "zeroes",
+    "zeros",
+]  # fmt: skip
+
+zeroes = zeros
 
 
-def public_functions() -> dict[str, Callable]:
-    """All public operator functions by name, in their compiled form where they have one."""
-    found: dict[str, Callable] = {}
-    for family, names in PUBLIC.items():
-        try:
-            module = importlib.import_module(f"dynjit.ops.{family}")
-        except ImportError:
-            continue  # TEMPORARY
-        for name in names.split():
-            function = getattr(module, name, None)
-            if function is None:
-                continue  # TEMPORARY
-            found[name] = frontend.builtin(function) if function in op.fast else function
-    for name, is_vector in (("scalarInput", False), ("inputVector", True)):
-        found[name] = frontend.input_builtin(found[name], is_vector)
-    found["zeroes"] = found["zeros"]
-    return found
-
-
-def connect() -> None:
-    """Tells the native front end which types and operators it serves; all families are imported by then."""
-    by_name = {operator.name: operator for operator in op.operators}
-    frontend.connect(Expression, Parameters, LookupParameters, by_name, graph.slow)
+def matInput(d1: int, d2: int) -> Expression:
+    """A matrix of zeros; `.set(values)` fills it."""
+    return constant((d1, d2), 0.0)  # type: ignore[no-any-return]
 
 
 # ---- the graph of the process ----------------------------------------------------------------------------------------
@@ -116,3 +502,28 @@ def const_parameter(*args: Any) -> Any:
     """Parameters as constants of the current graph: no gradient flows to them."""
     found = [p.expr(False) for p in args]
     return found[0] if len(found) == 1 else found
+
+
+def new_graph(autobatching: bool | None = None) -> ComputationGraph:
+    """A graph of its own: `with new_graph():` makes nodes in it, and leaves the graph that was current before alone.
+
+    It lives as long as a reference to it; so long its expressions can be asked for values and gradients.
+    autobatching: compute equal nodes together (None: as the process is set).
+    """
+    made = ComputationGraph()
+    if autobatching is not None:
+        made.header["autobatch"] = int(autobatching)
+    return made
+
+
+# ---- compiled forms take the place of functions, under the same names ------------------------------------------------
+
+for _name in __all__:
+    _function = globals()[_name]
+    if callable(_function) and _function in op.fast:
+        globals()[_name] = frontend.builtin(_function)
+globals()["scalarInput"] = frontend.input_builtin(scalarInput, False)
+globals()["inputVector"] = frontend.input_builtin(inputVector, True)
+frontend.connect(
+    Expression, Parameters, LookupParameters, {operator.name: operator for operator in op.operators}, graph.slow
+)

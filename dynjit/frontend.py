@@ -9,6 +9,7 @@ what is wrong.  Where the interpreter's objects do not look as expected, the twi
 from __future__ import annotations
 
 import ctypes
+import inspect
 import platform
 import sys
 from collections.abc import Callable
@@ -40,7 +41,9 @@ from dynjit.arena import (
 )
 from dynjit.arena import state as signature_state
 from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_symbol, read_sources
+from dynjit.cpu import forward
 from dynjit.memory import reserve
+from dynjit.plan import plan
 
 SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript")
 PLAIN = ("add", "subtract", "product", "add_number", "number_minus", "scale", "negate", "pick", "pick_range", "lookup",
@@ -54,7 +57,7 @@ STATE = np.dtype(
 PARAMETER = np.dtype([("signature", "i8"), ("value", "i8"), ("flags", "i8")])
 MAX_PARAMS = 8
 FORMAT = np.dtype(
-    [("count", "i8"), ("required", "i8"), ("floats", "i8"), ("public", "i8"), ("record", "i8")]
+    [("count", "i8"), ("required", "i8"), ("floats", "i8"), ("unary", "i8"), ("public", "i8"), ("record", "i8")]
     + [(f"{what}{i}", "i8") for what in ("letter", "default") for i in range(MAX_PARAMS)]
 )
 FORMAT_BYTES, LETTERS = FORMAT.itemsize, int(FORMAT.fields["letter0"][1])  # type: ignore[index]
@@ -75,7 +78,8 @@ nothing[0]["version"] = -1
 add_symbol("dynjit_front_end", state.ctypes.data)
 for symbol in ("PyType_GenericAlloc", "PyObject_Vectorcall", "PyLong_AsLongLongAndOverflow", "PyFloat_AsDouble",
                "PyList_Size", "PyList_GetItem", "PyErr_Clear",
-               "PyTuple_Size", "PyTuple_GetItem", "PySlice_Unpack"):  # fmt: skip
+               "PyTuple_Size", "PyTuple_GetItem", "PySlice_Unpack", "PyList_New", "PyList_SetItem", "PyFloat_FromDouble",
+               "PyLong_FromLongLong"):  # fmt: skip
     python_symbol(symbol)
 allocate = types.ExternalFunction("PyType_GenericAlloc", types.intp(types.intp, types.intp))
 vectorcall = types.ExternalFunction("PyObject_Vectorcall", types.intp(types.intp, types.intp, types.intp, types.intp))
@@ -87,6 +91,10 @@ list_item = types.ExternalFunction("PyList_GetItem", types.intp(types.intp, type
 tuple_size = types.ExternalFunction("PyTuple_Size", types.intp(types.intp))
 tuple_item = types.ExternalFunction("PyTuple_GetItem", types.intp(types.intp, types.intp))
 unpack_slice = types.ExternalFunction("PySlice_Unpack", types.intc(types.intp, types.intp, types.intp, types.intp))
+new_list = types.ExternalFunction("PyList_New", types.intp(types.intp))
+set_item = types.ExternalFunction("PyList_SetItem", types.intc(types.intp, types.intp, types.intp))
+new_float = types.ExternalFunction("PyFloat_FromDouble", types.intp(types.float64))
+integer = types.ExternalFunction("PyLong_FromLongLong", types.intp(types.int64))
 clear_error = types.ExternalFunction("PyErr_Clear", types.void())
 
 words, front_ends, parameters_at, formats_at = view_of("i8"), view_of(STATE), view_of(PARAMETER), view_of(FORMAT)
@@ -372,6 +380,33 @@ def native_subscript(a, b):  # type: ignore[no-untyped-def]
     return result if result != 0 else slow_pair(s, s.slow_subscript, a, b)
 
 
+@entry("intp(intp, intp, intp, intp)")
+def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """The value of an expression, computed if it is not there: a float, or for a vector a list; -1: not the plain case."""
+    s = front_ends(state_address())[0]
+    h = headers(s.header)[0]
+    number = operand(s, h, load(args))
+    if number < 0:
+        return integer(-1)
+    node = nodes_at(h.nodes)[number]
+    if node.value < 0:
+        int64s(h.scratch)[OPERANDS] = number
+        if plan(s.header, h.scratch + OPERANDS * 8, 1) != 0:
+            return integer(-1)
+    if h.calls_done < h.call_count and forward(s.header) >= 0:
+        return integer(-1)
+    q = signatures_at(h.signatures)[node.signature]
+    values = float32s(h.v)[node.value : node.value + q.size]
+    if q.size == 1:
+        return new_float(values[0])
+    if q.cols > 1 or q.size == 0:
+        return integer(-1)
+    result = new_list(q.size)
+    for i in range(q.size):
+        set_item(result, i, new_float(values[i]))
+    return result
+
+
 X, XS, I, IS, F, D, DS, R = (ord(letter) for letter in "xXiIfdDr")
 
 
@@ -480,10 +515,12 @@ def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
     h = headers(s.header)[0]
     number, overflow = integer_of(h, self)
     code = number % OWN
-    result = collect(code, args, nargs) if names == 0 else 0
+    form = formats_at(s.formats)[code]
+    result = 0
+    if names == 0:
+        result = unary(s, code, load(args)) if form.unary and nargs == 1 else collect(code, args, nargs)
     if result != 0:
         return result
-    form = formats_at(s.formats)[code]
     return vectorcall(form.public if number < OWN else form.record, args, nargs, names)
 
 
@@ -648,24 +685,32 @@ def builtin(function: Callable) -> Callable:
     if not is_native or len(operator.params) > MAX_PARAMS:
         return function
     fill_format(operator, function)
-    names = ", ".join(function.__code__.co_varnames[: function.__code__.co_argcount])
-    text = f"{function.__name__}({names})\n--\n\n{function.__doc__}"
-    return c_function(function.__name__, text, native_call, operator.code, function)
+    return c_function(function.__name__, text_of(function), native_call, operator.code, function)
+
+
+def text_of(function: Callable) -> str:
+    """A function's signature and docstring, as the interpreter wants them of builtins."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return f"{function.__name__}({', '.join(names)})\n--\n\n{function.__doc__}"
 
 
 def input_builtin(function: Callable, is_vector: bool) -> Callable:
     """The compiled form of scalarInput or inputVector."""
-    return c_function(function.__name__, f"{function.__doc__}", native_input, int(is_vector), function) if is_native else function
+    if not is_native:
+        return function
+    return c_function(function.__name__, text_of(function), native_input, int(is_vector), function)
 
 
 def fill_format(operator: op.Operator, function: Callable | None) -> None:
     """Tells compiled code how an operator, and its public function, are called."""
+    passed = len(operator.params.replace("r", ""))
     defaults = (function.__defaults__ or ()) if function else ()
-    passed = [letter for letter in operator.params if letter != "r"]
+    given = (function.__code__.co_argcount if function else passed) - len(defaults)  # arguments without a default
     form = formats[operator.code]
-    form["count"], form["required"] = len(operator.params), len(passed) - len(defaults)
+    form["count"], form["required"], form["unary"] = len(operator.params), min(given, passed), operator.params == "x"
     form["floats"], form["public"] = operator.params.count("f"), id(function) if function else 0
-    values = iter([None] * (len(passed) - len(defaults)) + list(defaults))
+    values = iter([*[None] * given, *defaults])
     for i, letter in enumerate(operator.params):
         form[f"letter{i}"] = ord(letter)
         value = next(values) if letter != "r" else None
@@ -691,6 +736,13 @@ def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Call
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
     kept.extend((method, twin))
     return make(ctypes.addressof(method), number, "dynjit")  # type: ignore[no-any-return]
+
+
+def value_builtin() -> Callable | None:
+    """The compiled function behind Expression.value; None where there is none."""
+    if not is_native:
+        return None
+    return c_function("value", "", native_value, 0, value_builtin)
 
 
 def use(storage: Storage) -> None:

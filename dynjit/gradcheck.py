@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from dynjit import cpu, kernels, op
+from dynjit import graph as graphs
 from dynjit.arena import space
-from dynjit.graph import ComputationGraph
+from dynjit.errors import located
+from dynjit.graph import ComputationGraph, Expression
+from dynjit.memory import release
 from dynjit.op import LEAF
+from dynjit.parameters import ParameterCollection
 
 
 class WideGraph:
@@ -26,7 +30,7 @@ class WideGraph:
         count = int(graph.header["node_count"])
         self.v, self.g = space.double.v, space.double.g
         for number in range(count):
-            if op.TABLE[graph.operator(number).code]["flags"] & LEAF:
+            if graph.has(number) and op.TABLE[graph.operator(number).code]["flags"] & LEAF:
                 window = self.window(number)
                 window[:] = graph.value(number)
 
@@ -53,6 +57,12 @@ class WideGraph:
         while (code := cpu.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.WIDE)
         self.graph.header["reach"] = self.header[0]["reach"]
+
+    def close(self) -> None:
+        """Gives the memory of the float64 values and gradients back."""
+        for buffer in (self.v, self.g):
+            release(buffer, 0, space.parameter_top)
+            release(buffer, self.graph.storage.start, self.graph.storage.end)
 
 
 def difference(run: WideGraph, target: int, window: np.ndarray, i: int, dy: Any, step: float) -> float:
@@ -86,3 +96,29 @@ def check_nodes(
             worst = max(worst, float("inf") if np.isnan(error) else error)
     run.forward()
     return worst
+
+
+def gradcheck(
+    expression: Expression, collection: ParameterCollection, most: int | None = None, step: float = 1e-5
+) -> float:
+    """Largest error of d(expression)/d(parameter), in float64, against central differences.
+
+    Errors are relative to 1 + the size of the difference: 1e-6 is good, 1e-2 a wrong gradient or a kink nearby.
+    most: so many elements of each parameter are tried, spread evenly; None: all;  step: of the differences.
+    Values, gradients and the graph stay as they are.  A parameter that the graph also uses as a constant (`expr(False)`
+    or `nobackprop`) shows an error: the differences see what the gradient is told not to.
+    Raises ValueError unless the expression is a scalar and its graph uses parameters of the collection.
+    """
+    number, graph = expression._node(), graphs.current
+    if graph.shape(number).size != 1:
+        raise ValueError(located(f"gradcheck: needs a scalar (one element, batch 1), got {graph.shape(number)}"))
+    graph.evaluate([number])
+    nodes = [stored.handle & 0xFFFFFFFF for stored in collection.stored if stored.handle >> 32 == graph.version()]
+    nodes = [node for node in nodes if graph.has(node)]
+    if not nodes:
+        raise ValueError(located("gradcheck: needs an expression of parameters of the collection, got none of them"))
+    run = WideGraph(graph)
+    try:
+        return check_nodes(run, number, nodes, step=step, most=most)
+    finally:
+        run.close()

@@ -6,18 +6,23 @@ for, for the nodes that are needed and have none; gradients by `backward`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import operator as python_operator
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from dynjit import cpu, frontend, kernels, op, plan
-from dynjit.arena import GATHER, Storage, append_leaf_node, append_node, random_state, space
+from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
 from dynjit.errors import ShapeError, StaleExpressionError, located
+from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, layout, leaf, linear, unary
-from dynjit.shape import Shape, shapes
+from dynjit.shape import Shape
+from dynjit.tensor import Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
 Native: Any = None
@@ -27,14 +32,21 @@ MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", 
 op.SIGNATURES[0]["shape"] = -1  # that of a node dropped by `revert`: compiled code finds no signature for its consumers
 
 
-class ComputationGraph:
-    """The nodes made since the last `renew`, their values and gradients."""
+class ComputationGraph(NodesByNumber):
+    """The nodes made since the last `renew`, their values and gradients.
+
+    Several can live at once; `with graph:` makes one current, and nodes are made in the current one.
+    """
 
     versions = 0
+    living: weakref.WeakValueDictionary[int, ComputationGraph] = weakref.WeakValueDictionary()  # by version
+    _version = 0
 
     def __init__(self) -> None:
         self.backward_from = self.backward_top = -1
         self.checkpoints: list[tuple[int, tuple[int, ...]]] = []
+        self.outer: list[ComputationGraph] = []  # what was current before each `with` of this graph
+        self.constants_from = -1  # inside `no_grad` the first node that gets no gradient
         self.peak = 0
         self.is_pending = False  # calls wait to run, so that values in place may be old
         self._new_version()
@@ -43,7 +55,7 @@ class ComputationGraph:
     def storage(self) -> Storage:
         """The arrays, made for the first node (a jitclass costs half a second per process)."""
         made = Storage()
-        made.header["version"] = self._version
+        made.header["version"], made.header["autobatch"] = self._version, settings["autobatch"]
         if self is current:
             frontend.use(made)
         return made
@@ -61,8 +73,10 @@ class ComputationGraph:
         return self.storage.nodes
 
     def _new_version(self) -> int:
+        ComputationGraph.living.pop(self._version, None)
         ComputationGraph.versions += 1
         self._version = ComputationGraph.versions
+        ComputationGraph.living[self._version] = self
         return self._version
 
     def version(self) -> int:
@@ -70,6 +84,14 @@ class ComputationGraph:
         return self._version
 
     # ---- life cycle ----
+
+    def __enter__(self) -> ComputationGraph:
+        self.outer.append(current)
+        use(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        use(self.outer.pop())
 
     def renew(
         self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
@@ -92,6 +114,7 @@ class ComputationGraph:
         header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
         self.immediate, self.check_validity = immediate_compute, check_validity
         self.backward_from = self.backward_top = -1
+        self.constants_from = min(self.constants_from, 0)
         self.is_pending = False
         self.checkpoints.clear()
         header["version"] = self._new_version()
@@ -180,9 +203,8 @@ class ComputationGraph:
             cpu.rerun.call(self.address)
         wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
         if wanted:
-            targets, mark = np.array(wanted, np.int64), self._mark()
+            targets = np.array(wanted, np.int64)
             if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
-                self._return_to(mark)
                 raise MemoryError("the graph has no room for its values")
         self._run()
 
@@ -215,7 +237,8 @@ class ComputationGraph:
                 array = np.asarray(value, np.float64)
             except (TypeError, ValueError):
                 raise TypeError(located(f"set: needs numbers, got {type(value).__name__}")) from None
-            if array.size != shape.size or (array.ndim > 1 and array.shape != shape.dims + (shape.batch,) * (shape.batch > 1)):
+            whole = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
+            if array.size != shape.size or (array.ndim > 1 and array.shape != whole):
                 raise ShapeError("set", f"numbers of shape {shape}", array.shape)
             self.value(number)[:] = array.ravel(order="F")
         elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
@@ -231,14 +254,26 @@ class ComputationGraph:
         cpu.rerun.call(self.address)
         self.is_pending = True
 
-    def backward(self, number: int, full: bool = False) -> None:
+    def freeze(self) -> None:
+        """Makes constants of the nodes that `no_grad` has seen so far; parameters stay what they are."""
+        first, self.constants_from = self.constants_from, int(self.header["node_count"])
+        made = self.nodes[first : self.constants_from]
+        codes = op.SIGNATURES["op"][made["signature"]]
+        made["flags"][~np.isin(codes, (leaf.PARAMETER.code, leaf.LOOKUP_TABLE.code))] = FROZEN
+
+    def backward(self, index: int, full: bool = False) -> None:
         """Adds the gradients of a node's value to those of parameters; `full`: find those of inputs, too.
 
-        Raises ValueError unless the node has one element, mini-batch included.
+        Raises ValueError unless the node has one element, mini-batch included; RuntimeError if it is of `no_grad`.
         """
+        number = self._number("backward", index)
         shape = self.shape(number)
         if shape.size != 1:
             raise ValueError(located(f"backward: needs a scalar (one element, batch 1), got {shape}"))
+        if self.constants_from >= 0:
+            self.freeze()
+        if self.nodes[number]["flags"] & FROZEN and self.nodes[number]["arity"]:
+            raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
         cpu.start_backward.call(self.address, number, int(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
@@ -256,14 +291,42 @@ class ComputationGraph:
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient after `backward`, a window of the buffer in memory order."""
-        start, size = int(self.nodes[number]["value"]), self.shape(number).size
-        if start < 0 or start >= self.backward_top:  # the target did not need it
-            return np.zeros(size, np.float32)
-        return space.single.g[start : start + size]
+        start = int(self.nodes[number]["value"])
+        return space.single.g[start : start + self.shape(number).size]
 
 
 settings = {"autobatch": 1}
+native_value = frontend.value_builtin()  # the plain case of Expression.value
 current = ComputationGraph()
+
+
+def use(graph: ComputationGraph) -> None:
+    """Makes a graph the current one."""
+    global current
+    current = graph
+    frontend.use(graph.storage)
+
+
+def set_autobatch(value: int) -> None:
+    """Whether graphs compute equal nodes together (1) or one by one (0): the current one and later ones."""
+    settings["autobatch"] = value
+    if "storage" in vars(current):
+        current.header["autobatch"] = value
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Expressions that are made inside, in the graph current at its start, are constants: no gradient reaches them."""
+    graph = current
+    if graph.constants_from >= 0:
+        yield  # inside another one
+        return
+    graph.constants_from = int(graph.header["node_count"])
+    try:
+        yield
+    finally:
+        graph.freeze()
+        graph.constants_from = -1
 
 
 def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
@@ -279,84 +342,115 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
     handle: int
 
     def _node(self) -> int:
-        """The node's number; raises StaleExpressionError if its graph has been renewed."""
+        """The node's number in the current graph; raises StaleExpressionError if it has none."""
         handle = self.handle
         number = handle & 0xFFFFFFFF
         if handle >> 32 != current._version or not current.has(number):
             raise StaleExpressionError(located(
+                "Expression of another graph than the current one"
+                if handle >> 32 != current._version and handle >> 32 in ComputationGraph.living else
                 "Stale Expression (created before renewing the Computation Graph, or dropped by cg_revert)"
             ))  # fmt: skip
         return number
 
+    def _place(self) -> tuple[ComputationGraph, int]:
+        """(its graph, its number): as `_node`, but the graph need not be current if it is still alive."""
+        home = ComputationGraph.living.get(self.handle >> 32, current)
+        number = self.handle & 0xFFFFFFFF
+        if home is current or isinstance(self, NativeParameter) or not home.has(number):
+            return current, self._node()
+        return home, number
+
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes of the axes), mini-batch size)."""
-        shape = current.shape(self._node())
+        graph, number = self._place()
+        shape = graph.shape(number)
         return shape.dims, shape.batch
 
     def forward(self, recalculate: bool = False) -> None:
         """Computes the value if it is not there yet."""
-        current.evaluate([self._node()], recalculate)
+        graph, number = self._place()
+        graph.evaluate([number], recalculate)
+
+    def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
+        graph, number = self._place()
+        if graph.is_pending or recalculate or graph.nodes[number]["value"] < 0:
+            graph.evaluate([number], recalculate)
+        return graph.value(number), graph.shape(number)
 
     def npvalue(self, recalculate: bool = False) -> np.ndarray:
         """The value as a float64 array, mini-batch last; shape (1,) for a scalar."""
-        number = self._node()
-        if current.nodes[number]["value"] < 0 or recalculate:
-            current.evaluate([number], recalculate)
-        return natural(current.value(number), current.shape(number))
+        return natural(*self._value(recalculate))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.npvalue() if dtype is None else self.npvalue().astype(dtype)
+
+    __array_ufunc__ = None  # numpy's numbers leave operators to the expression
+
+    def tensor_value(self, recalculate: bool = False) -> Tensor:
+        """The value as a Tensor, which can be searched and sampled from."""
+        window, shape = self._value(recalculate)
+        return Tensor(natural(window, shape), shape.batch > 1)
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
-        number = self._node()
-        if current.is_pending or recalculate or current.nodes[number]["value"] < 0:
-            current.evaluate([number], recalculate)
-        window, shape = current.value(number), current.shape(number)
+        if native_value is not None and not recalculate and not current.check_validity:
+            found = native_value(self)
+            if type(found) is not int:
+                return found
+        window, shape = self._value(recalculate)
         if window.size == 1:
             return float(window[0])
         return natural(window, shape) if len(shape.dims) > 1 else window.tolist()
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression of one element; raises ValueError for others."""
-        number = self._node()
-        if current.shape(number).size != 1:
-            raise ValueError(located(f"scalar_value: needs one element, got {current.shape(number)}"))
-        current.evaluate([number], recalculate)
-        return float(current.value(number)[0])
+        graph, number = self._place()
+        if graph.shape(number).size != 1:
+            raise ValueError(located(f"scalar_value: needs one element, got {graph.shape(number)}"))
+        return float(self._value(recalculate)[0][0])
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list in memory order: first axis fastest, mini-batch slowest."""
-        number = self._node()
-        current.evaluate([number], recalculate)
-        return current.value(number).tolist()  # type: ignore[no-any-return]
+        return self._value(recalculate)[0].tolist()  # type: ignore[no-any-return]
 
     def backward(self, full: bool = False) -> None:
         """Adds d(self)/d(parameter) to the gradient of each parameter that the value depends on.
 
         full: find the gradients of inputs, too.  Raises ValueError unless the value has one element.
         """
-        current.backward(self._node(), full)
+        graph, number = self._place()
+        graph.backward(number, full)
 
     def gradient(self) -> np.ndarray:
         """d(target of the last backward)/d(self), float64, mini-batch last.
 
         Raises RuntimeError before `backward`, and for nodes newer than its target.
         """
-        number = self._node()
-        if current.backward_from < 0:
+        graph, number = self._place()
+        if graph.backward_from < 0:
             raise RuntimeError(located("gradient: needs backward() first"))
-        if number > current.backward_from:
+        if number > graph.backward_from:
             raise RuntimeError(located(
-                f"gradient: needs a node up to that of backward ({current.backward_from}), got node {number}"
+                f"gradient: needs a node up to that of backward ({graph.backward_from}), got node {number}"
             ))  # fmt: skip
-        return natural(current.gradient(number), current.shape(number))
+        return natural(graph.gradient(number), graph.shape(number))
 
     def set(self, value: Any) -> None:
         """Replaces the data of an input, or the index of a lookup; values computed from it are computed anew."""
-        current.set_data(self._node(), value)
+        graph, number = self._place()
+        graph.set_data(number, value)
 
     set_index = set
 
     def __pow__(self, exponent: Any) -> Expression:
         return slow["power"](self, exponent)  # type: ignore[no-any-return]
+
+    def __rpow__(self, base: Any) -> Expression:
+        number = number_of("**", base)
+        if number <= 0:
+            raise ValueError(located(f"**: needs a base above 0, got {number}"))
+        return unary.exp(self * math.log(number))  # type: ignore[no-any-return]
 
     def __bool__(self) -> bool:
         return True
@@ -366,16 +460,17 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
 
     def __len__(self) -> int:
         """Size of the first axis."""
-        return current.shape(self._node()).rows
+        return self.dim()[0][0] if self.dim()[0] else 1
 
     def __reduce__(self) -> Any:
         raise TypeError(located("expressions belong to their graph: they cannot be pickled or copied"))
 
     def __repr__(self) -> str:
-        number = self.handle & 0xFFFFFFFF
-        if self.handle >> 32 != current._version or not current.has(number):
-            return f"expression {number}/{self.handle >> 32} (stale)"
-        return f"expression {number}/{current._version} ({current.operator(number).name} {current.shape(number)})"
+        number, version = self.handle & 0xFFFFFFFF, self.handle >> 32
+        graph = ComputationGraph.living.get(version)
+        if graph is None or not graph.has(number):
+            return f"expression {number}/{version} (stale)"
+        return f"expression {number}/{version} ({graph.operator(number).name} {graph.shape(number)})"
 
 
 NativeParameter: Any = frontend.parameter_base(Expression)
@@ -501,7 +596,7 @@ def power(a: Expression, exponent: Any) -> Expression:
 
 def subscript(a: Expression, index: Any) -> Expression:
     if isinstance(a, NativeParameter) and a.is_table:
-        return leaf.lookup_row(a, index)
+        return leaf.lookup(a, index)
     return layout.subscript(a, current.shape(node_of(layout.PICK, a)), index)
 
 

@@ -212,6 +212,10 @@ class Compiled:
         assert self.address
         return self.compiled().ctypes
 
+    def run(self, *numbers: Any) -> Any:
+        """Calls the function."""
+        return self.call(*numbers)
+
     def is_cached(self) -> bool:
         """Whether the cache folder holds the code; compiles nothing."""
         from numba.core.registry import cpu_target
@@ -246,10 +250,12 @@ def external(signature: str) -> Callable[[Callable], Any]:
     """
 
     def decorate(function: Callable) -> Any:
-        externals.setdefault(function.__module__, []).append(add_entry(function, signature))
-        return types.ExternalFunction(symbol_of(function), sigutils.normalize_signature(signature)[1](
-            *sigutils.normalize_signature(signature)[0]
-        ))  # fmt: skip
+        unit = add_entry(function, signature)
+        externals.setdefault(function.__module__, []).append(unit)
+        arguments, result = sigutils.normalize_signature(signature)
+        made = types.ExternalFunction(symbol_of(function), result(*arguments))
+        made.call = unit.run  # for callers in Python
+        return made
 
     return decorate
 

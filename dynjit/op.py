@@ -155,6 +155,7 @@ def native(operator: Operator) -> Callable[[Callable], Callable]:
     """Marks a public function whose positional arguments are the operator's: compiled code serves its plain calls."""
 
     def mark(function: Callable) -> Callable:
+        assert operator not in fast.values(), f"{operator.name} has a public function already"
         fast[function] = operator
         return function
 

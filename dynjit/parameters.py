@@ -28,14 +28,15 @@ parameter_changes = [0]  # grows when a parameter is made, or frozen, so that tr
 class Stored(NativeParameter):
     """What parameters and lookup tables share: a number, a span of the buffers, and their node in the current graph."""
 
-    __slots__ = ("__weakref__", "_name", "_updated", "collection", "count", "shape_in_graph", "start")
+    __slots__ = ("__weakref__", "_name", "_updated", "count", "shape_in_graph", "start")
     number: int
     kind = ""
     is_table = False
     operator: op.Operator
 
-    def __init__(self, collection: ParameterCollection, name: str, dims: tuple[int, ...]) -> None:
-        self.collection, self._name, self.shape_in_graph = collection, name, Shape(dims)
+    def __init__(self, name: str, dims: tuple[int, ...]) -> None:
+        self._name, self.shape_in_graph = name, Shape(dims)
+        self.handle = 0
         self.count = math.prod(dims)
         self.start = space.take_parameters(self.extent)
         self.number = free_numbers.pop() if free_numbers else used_numbers[0]
@@ -225,7 +226,7 @@ class LookupParameters(Stored):
 
     def batch(self, i: Sequence[int]) -> Expression:
         """Rows as a mini-batch."""
-        return leaf.lookup_rows(self, i)  # type: ignore[no-any-return]
+        return leaf.lookup_batch(self, i)  # type: ignore[no-any-return]
 
     def as_array(self) -> np.ndarray:
         """A float64 copy of the values, rows first."""
@@ -275,11 +276,10 @@ class LookupParameters(Stored):
 
 
 def rebuild(kind: type, name: str, dims: tuple[int, ...], values: np.ndarray, updated: bool) -> Stored:
-    """A parameter as it was pickled, alone in a collection of its own."""
-    made: Stored = kind(ParameterCollection(), name, dims)
+    """A parameter as it was pickled, or copied."""
+    made: Stored = kind(name, dims)
     made.values()[:] = values
-    made._updated = updated
-    made.collection.stored.append(made)
+    made.set_updated(updated)
     return made
 
 
@@ -341,7 +341,7 @@ class ParameterCollection:
         return self._add(LookupParameters, name, dims, initializer_of(init, dims, scale, mean, std).values(dims, True))
 
     def _add(self, kind: type, name: str, dims: tuple[int, ...], values: Any) -> Any:
-        made = kind(self, self._new_name(name, "add_parameters"), dims)
+        made = kind(self._new_name(name, "add_parameters"), dims)
         made.values()[:] = np.asarray(values, np.float32).ravel(order="F")
         self.stored.append(made)
         for owner in self._ancestors():
@@ -371,6 +371,17 @@ class ParameterCollection:
         child.parent, child.root, child.names, child.stored = self, self.root, {}, []
         child.full_name, child.weight_decay = full_name + "/", 0.0
         return child
+
+    def contents(self) -> list[tuple[ParameterCollection, int, dict[str, int]]]:
+        """What `restore` needs to drop all that is added from now on."""
+        return [(owner, len(owner.stored), dict(owner.names)) for owner in (self, *self._ancestors())]
+
+    def restore(self, contents: list[tuple[ParameterCollection, int, dict[str, int]]]) -> None:
+        """Drops what was added since `contents`."""
+        for owner, count, names in contents:
+            del owner.stored[count:]
+            owner.names = names
+        parameter_changes[0] += 1
 
     # ---- asking ----
 
@@ -465,7 +476,7 @@ class ParameterCollection:
         block = textformat.find_block(fname, key)
         if block.kind != kind.kind:
             raise ModelFileError(f"{fname}: {key} is a {block.kind}, not a {kind.kind}")
-        made = kind(self, block.name, tuple(block.dims))
+        made = kind(block.name, tuple(block.dims))
         made.fill(block)
         self.stored.append(made)
         for owner in self._ancestors():

@@ -25,7 +25,7 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
-from dynjit.jit import entry, external, helper
+from dynjit.jit import external, helper
 
 DIRECT = 6  # so few pending nodes are called one by one, without planning
 FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
@@ -558,7 +558,7 @@ def schedule(context, count):  # type: ignore[no-untyped-def]
                 edge = edges[2 * edge + 1]
 
 
-@entry("int64(int64, int64, int64)")
+@external("int64(int64, int64, int64)")
 def plan(context, targets, count):  # type: ignore[no-untyped-def]
     """Appends the calls that give `count` target nodes (numbers at the address `targets`) their values.
 

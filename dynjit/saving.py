@@ -39,12 +39,13 @@ class KnownClasses(pickle.Unpickler):
         )
 
 
-def save(basename: str, objects: Iterable[Any]) -> None:
+def save(basename: str | os.PathLike[str], objects: Iterable[Any]) -> None:
     """Writes parameters, lookup tables, builders, or objects with param_collection() and spec, to two files.
 
     Both files are written beside the old ones and replace them when they are complete.
     Raises TypeError for what cannot be saved.
     """
+    basename = os.fspath(basename)
     if isinstance(objects, (Parameters, LookupParameters)) or hasattr(objects, "param_collection"):
         objects = [objects]
     descriptions: list[tuple[Any, ...]] = []
@@ -59,56 +60,84 @@ def save(basename: str, objects: Iterable[Any]) -> None:
             blocks.extend(collection.blocks())
         else:
             raise TypeError(located(
-                f"save: needs parameters, lookup tables or objects with param_collection() and spec, got {type(item).__name__}"
+                "save: needs parameters, lookup tables or objects with param_collection() and spec, "
+                f"got {type(item).__name__}"
             ))  # fmt: skip
     meta = io.BytesIO()
     for description in descriptions:
         pickle.dump(description, meta)
-    textformat.write_blocks(basename + ".data", blocks)
-    with textformat.atomic_writer(basename + ".meta") as file:
+    with textformat.atomic_writer(os.path.realpath(basename + ".meta")) as file:  # appears when the data file has
         file.write(meta.getvalue())
+        textformat.write_blocks(basename + ".data", blocks)
 
 
 def load_generator(
-    basename: str, params: ParameterCollection, allowed: tuple[type, ...] = ()
+    basename: str | os.PathLike[str], params: ParameterCollection, allowed: tuple[type, ...] = ()
 ) -> Iterator[Any]:
     """As `load`, one object at a time."""
+    basename = os.fspath(basename)
+    descriptions = read_descriptions(basename + ".meta", allowed)
     blocks = list(textformat.read_blocks(basename + ".data"))
-    size = os.path.getsize(basename + ".meta")
-    with open(basename + ".meta", "rb") as file:
+    for kind, *rest in descriptions:
+        if kind in LOADERS:
+            yield LOADERS[kind](params, basename + ".data", rest[0])
+        else:
+            item = kind.from_spec(rest[0], params)
+            fill(item.param_collection(), [block for block in blocks if block.name.startswith(rest[1])], basename)
+            yield item
+
+
+LOADERS = {"Parameters": ParameterCollection.load_param, "LookupParameters": ParameterCollection.load_lookup_param}
+
+
+def read_descriptions(path: str, allowed: tuple[type, ...]) -> list[tuple[Any, ...]]:
+    """What a meta file says of each object."""
+    found, size = [], os.path.getsize(path)
+    with open(path, "rb") as file:
         while file.tell() < size:
             try:
-                description = KnownClasses(file, allowed).load()
-                kind, *rest = description
+                found.append(checked(KnownClasses(file, allowed).load()))
             except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
                     ImportError, UnicodeDecodeError, MemoryError, OverflowError) as error:  # fmt: skip
-                raise ModelFileError(f"{basename}.meta: not a list of saved objects ({error})") from None
-            if kind in ("Parameters", "LookupParameters") and len(rest) == 1:
-                load_one = params.load_param if kind == "Parameters" else params.load_lookup_param
-                yield load_one(basename + ".data", rest[0])
-            elif isinstance(kind, type) and len(rest) == 2:
-                item = kind.from_spec(rest[0], params)  # type: ignore[attr-defined]
-                fill(item.param_collection(), [b for b in blocks if b.name.startswith(rest[1])], basename)
-                yield item
-            else:
-                raise ModelFileError(f"{basename}.meta: not a list of saved objects ({description!r})")
+                raise ModelFileError(f"{path}: not a list of saved objects ({error})") from None
+    return found
+
+
+def checked(description: Any) -> tuple[Any, ...]:
+    """A description as it is; raises ValueError if it is none."""
+    match description:
+        case ("Parameters" | "LookupParameters", str()):
+            return description  # type: ignore[no-any-return]
+        case (type(), tuple(), str()) if hasattr(description[0], "from_spec"):
+            return description  # type: ignore[no-any-return]
+    raise ValueError(f"{description!r:.200}")
 
 
 def fill(collection: ParameterCollection, blocks: list[textformat.Block], basename: str) -> None:
     """Gives the parameters of a new builder the values of their blocks, in order."""
     stored = [*collection.parameters_list(), *collection.lookup_parameters_list()]
     if len(stored) != len(blocks):
-        raise ModelFileError(f"{basename}.data: {len(blocks)} blocks for {len(stored)} parameters of {collection.name()}")
+        raise ModelFileError(
+            f"{basename}.data: {len(blocks)} blocks for {len(stored)} parameters of {collection.name()}"
+        )
     for item, block in zip(stored, blocks):
         item.check_fits(block)
     for item, block in zip(stored, blocks):
         item.fill(block)
 
 
-def load(basename: str, params: ParameterCollection, allowed: tuple[type, ...] = ()) -> list[Any]:
+def load(
+    basename: str | os.PathLike[str], params: ParameterCollection, allowed: tuple[type, ...] = ()
+) -> list[Any]:
     """The objects that `save` wrote, in order, their parameters new ones of the collection `params`.
 
     allowed: classes of the user's own that the file may name (each with from_spec(spec, collection)).
-    Raises FileNotFoundError for missing files, ModelFileError for others than `save` writes.
+    Raises FileNotFoundError for a missing meta file, ModelFileError for others than `save` writes; the collection is
+    then as before.
     """
-    return list(load_generator(basename, params, allowed))
+    before = params.contents()
+    try:
+        return list(load_generator(basename, params, allowed))
+    except BaseException:
+        params.restore(before)
+        raise

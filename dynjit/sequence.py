@@ -27,7 +27,9 @@ from dynjit.frontend import (
     list_item,
     list_size,
     load,
+    new_list,
     operand,
+    set_item,
     state_address,
     vectorcall,
 )
@@ -37,10 +39,7 @@ from dynjit.ops import linear, recurrent
 CODES = np.dtype([(name, "i8") for name in ("affine", "add_product", "c", "h", "slow")])
 codes = np.zeros(1, CODES)
 add_symbol("dynjit_sequence_codes", codes.ctypes.data)
-for symbol in ("PyList_New", "PyList_SetItem", "Py_DecRef"):
-    python_symbol(symbol)
-new_list = types.ExternalFunction("PyList_New", types.intp(types.intp))
-set_item = types.ExternalFunction("PyList_SetItem", types.intc(types.intp, types.intp, types.intp))
+python_symbol("Py_DecRef")
 drop = types.ExternalFunction("Py_DecRef", types.void(types.intp))
 codes_at = view_of(CODES)
 STATE = 6 << 20  # where the present vectors lie in the header's scratch numbers

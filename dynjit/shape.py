@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dynjit.errors import located
 from dynjit.memory import reserve
 
 MAX_RANK = 7
@@ -88,6 +89,13 @@ def number_of(shape: Shape) -> int:
     return number
 
 
+def whole(number: int | float) -> int:
+    """A number without a fraction as an int; raises ValueError for others."""
+    if int(number) != number:
+        raise ValueError(number)
+    return int(number)
+
+
 def dims_of(operator: str, dim: int | float | Iterable[int | float]) -> tuple[int, ...]:
     """Dimensions as a tuple; whole floats count as ints, as in DyNet.
 
@@ -96,9 +104,9 @@ def dims_of(operator: str, dim: int | float | Iterable[int | float]) -> tuple[in
     if isinstance(dim, (int, float, np.integer, np.floating)):
         dim = (dim,)
     try:
-        dims = tuple(int(size) for size in dim)
-    except (TypeError, ValueError):
-        raise TypeError(f"{operator}: needs dimensions as an int or a tuple of ints, got {dim!r}") from None
+        dims = tuple(map(whole, dim))
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(located(f"{operator}: needs dimensions as an int or a tuple of ints, got {dim!r}")) from None
     if any(size < 0 for size in dims) or len(dims) > MAX_RANK:
-        raise ValueError(f"{operator}: needs up to {MAX_RANK} sizes of 0 or more, got {dims}")
+        raise ValueError(located(f"{operator}: needs up to {MAX_RANK} sizes of 0 or more, got {dims}"))
     return dims

@@ -19,7 +19,6 @@ from dynjit.memory import reserve
 from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, parameter_changes
 from dynjit.scalars import ONE, ZERO
 
-
 # what is updated together: offset, elements of a row, rows, offset of the rows' marks (or -1), whether trainers change it
 SPAN = np.dtype([(name, "i8") for name in ("start", "item", "rows", "marks", "updated")])
 spans_at = view_of(SPAN)
@@ -257,6 +256,9 @@ class Trainer:
         """Writes the learning rate, clips and updates since the last call to stderr."""
         sys.stderr.write(f"[lr={self._rate:g} clips={self.clips_since_status} updates={self.updates_since_status}] ")
         self.clips_since_status = self.updates_since_status = 0
+
+    def __reduce__(self) -> object:
+        raise TypeError(located(f"{type(self).__name__}: trainers cannot be pickled or copied; make a new one"))
 
     def whoami(self) -> str:
         """The class's name."""

@@ -334,6 +334,8 @@ def concatenate_to_batch(xs: Sequence[Any]) -> Any:
 
 def reshape_shape(x: Shape, *numbers: int) -> Shape:
     shape = Shape(numbers[:-1], numbers[-1])
+    if min(numbers) < 0:
+        raise ShapeError("reshape", f"sizes of 0 or more, not {shape}", x)
     if shape.size == x.size:
         return shape
     if shape.batch == 1 and shape.item == x.item:
@@ -353,7 +355,7 @@ def reshape(x: Any, d: Any, batch_size: int = 1) -> Any:
     d: int or tuple.  If `d` alone has the elements of one mini-batch item of x, the mini-batch stays.
     Raises ShapeError if the numbers of elements differ.
     """
-    return RESHAPE(x, (*dims_of("reshape", d), batch_size))
+    return RESHAPE(x, (*(d if type(d) is tuple and float not in map(type, d) else dims_of("reshape", d)), batch_size))
 
 
 # ---- transpose, strided_select: elements at regular distances --------------------------------------------------------

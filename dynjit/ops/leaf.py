@@ -77,16 +77,6 @@ LOOKUP_BATCH = define(
 )  # fmt: skip
 
 
-@native(LOOKUP)
-def lookup_row(p: Any, index: int = 0) -> Any:
-    return LOOKUP(p, index)
-
-
-@native(LOOKUP_BATCH)
-def lookup_rows(p: Any, indices: Sequence[int]) -> Any:
-    return LOOKUP_BATCH(p, list(indices))
-
-
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -174,17 +164,19 @@ def ones(dim: Any, batch_size: int = 1) -> Any:
 # ---- rows of lookup tables, as DyNet names them ----------------------------------------------------------------------
 
 
+@native(LOOKUP)
 def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
     """Row `index` of a lookup table, as a tensor of the row's shape.
 
     update: whether the row gets a gradient.  Raises IndexError for a row that is not there.
     """
-    return lookup_row(p if update else p.constant(), index)
+    return LOOKUP(p if update else p.constant(), index)
 
 
+@native(LOOKUP_BATCH)
 def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
     """Rows of a lookup table as a mini-batch; see `lookup`.  Raises ValueError for an empty list."""
-    return lookup_rows(p if update else p.constant(), indices)
+    return LOOKUP_BATCH(p if update else p.constant(), list(indices))
 
 
 # ---- inputs that are mostly one number -------------------------------------------------------------------------------

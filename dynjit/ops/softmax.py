@@ -146,6 +146,7 @@ LOG_SOFTMAX = define("log_softmax", shape=log_softmax_shape, forward=log_softmax
            Case(((2, 3, 4),))))  # fmt: skip
 
 
+@native(LOG_SOFTMAX)
 def log_softmax(x: Any, restrict: Sequence[int] | None = None) -> Any:
     """x_i - log(sum over j of exp(x_j)), along the first axis, in nats.
 

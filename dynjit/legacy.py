@@ -1,0 +1,117 @@
+"""Names of DyNet that few programs use: boxed numbers and the description of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from dynjit.errors import located
+
+HAVE_CUDA = False
+ERRMSG = "dynjit computes on the CPU: leave the request for a GPU out."
+T = TypeVar("T")
+
+
+class Box(Generic[T]):
+    """A value that can be exchanged."""
+
+    def __init__(self, val: Any) -> None:
+        self.set(val)
+
+    def get(self) -> T:
+        """The value."""
+        return self.value
+
+    def set(self, val: Any) -> None:
+        """Replaces the value; raises ValueError or TypeError for another kind."""
+        self.value: T = self._converted(val)
+
+    def _converted(self, val: Any) -> T:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.value!r})"
+
+
+def unsigned(val: Any) -> int:
+    """An int of 0 or more."""
+    found = int(val)
+    if found < 0:
+        raise ValueError(located(f"UnsignedValue: needs an int of 0 or more, got {val!r}"))
+    return found
+
+
+class UnsignedValue(Box[int]):
+    """A box for an int of 0 or more."""
+
+    def __init__(self, val: int = 0) -> None:
+        super().__init__(val)
+
+    def _converted(self, val: Any) -> int:
+        return unsigned(val)
+
+
+class FloatValue(Box[float]):
+    """A box for a float."""
+
+    def __init__(self, val: float = 0) -> None:
+        super().__init__(val)
+
+    def _converted(self, val: Any) -> float:
+        return float(val)
+
+
+class UnsignedVectorValue(Box[list[int]]):
+    """A box for a list of ints of 0 or more."""
+
+    def __init__(self, vals: Iterable[int]) -> None:
+        super().__init__(vals)
+
+    def _converted(self, val: Any) -> list[int]:
+        return [unsigned(item) for item in val]
+
+    def size(self) -> int:
+        """Number of elements."""
+        return len(self.value)
+
+
+class FloatVectorValue(Box[list[float]]):
+    """A box for a list of floats."""
+
+    def __init__(self, vals: Iterable[float]) -> None:
+        super().__init__(vals)
+
+    def _converted(self, val: Any) -> list[float]:
+        return [float(item) for item in val]
+
+    def size(self) -> int:
+        """Number of elements."""
+        return len(self.value)
+
+
+class DeviceInfo:
+    """What is known of a device: name (bytes), number and kind (-1: CPU)."""
+
+    def __init__(self, name: bytes | str, id: int, dtype: int) -> None:
+        self.name = name.encode() if isinstance(name, str) else name
+        self.id, self.type = id, dtype
+
+    def __repr__(self) -> str:
+        return f"DeviceInfo({self.name!r}, {self.id}, {self.type})"
+
+
+DEVICES = (DeviceInfo(b"CPU", 0, -1),)
+
+
+def available_devices() -> list[bytes]:
+    """Names of the devices, as bytes."""
+    return [device.name for device in DEVICES]
+
+
+def get_device_info(name: str | bytes) -> DeviceInfo:
+    """A device by name; raises RuntimeError if there is none."""
+    wanted = name.encode() if isinstance(name, str) else name
+    found = next((device for device in DEVICES if device.name == wanted), None)
+    if found is None:
+        raise RuntimeError(located(f"Invalid device name: {name!r}, needs one of {available_devices()}"))
+    return found

@@ -1,0 +1,355 @@
+"""What all recurrent networks share: immutable states, and builders with their parameters, graphs and dropout masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dynjit import graph
+from dynjit.errors import located
+from dynjit.graph import Expression
+from dynjit.ops import binary, leaf, noise
+from dynjit.parameters import ParameterCollection, Parameters
+
+__all__ = ["Builder", "RNNBuilder", "RNNState", "Run", "StackedRNNState"]
+
+Vectors = tuple[Expression, ...]
+Masks = tuple["Expression | None", ...]
+
+
+class RNNState:
+    """A position in a sequence; obtained from a builder.
+
+    It holds the builder's vectors `s`: an LSTM's c of each layer, then h of each layer; of other networks h alone.
+    """
+
+    __slots__ = ("_builder", "_h", "_others", "_output", "_prev", "_run")
+
+    def __init__(
+        self, builder: RNNBuilder, run: Run, others: Vectors = (), h: Vectors = (), prev: RNNState | None = None,
+        output: Expression | None = None,
+    ) -> None:  # fmt: skip
+        self._builder, self._run, self._others, self._h = builder, run, others, h
+        self._prev, self._output = prev, output
+
+    def add_input(self, x: Expression) -> RNNState:
+        """The state after one more input.
+
+        x: (input_dim,) x batch.  Raises ValueError for a state of an earlier graph, ShapeError for another shape.
+        """
+        run = self._run
+        run.check()
+        others, h, output = self._builder._step(run, self._others, self._h, x)
+        return RNNState(self._builder, run, others, h, self, output)
+
+    def add_inputs(self, xs: Iterable[Expression]) -> list[RNNState]:
+        """The states after each input."""
+        states, state = [], self
+        for x in xs:
+            state = state.add_input(x)
+            states.append(state)
+        return states
+
+    def transduce(self, xs: Iterable[Expression]) -> list[Expression]:
+        """The outputs of the top layer after each input; cheaper than `add_inputs`."""
+        self._run.check()
+        return self._builder._transduce(self._run, self._others, self._h, list(xs))
+
+    def output(self) -> Expression | None:
+        """The top layer's output; None before any input."""
+        return self._output
+
+    def h(self) -> Vectors:
+        """Each layer's output; () before any input."""
+        return self._h
+
+    def s(self) -> Vectors:
+        """All vectors of the state: for an LSTM (c of each layer, h of each layer)."""
+        return self._others + self._h
+
+    def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
+        """A state with other outputs, one per layer; an LSTM keeps its c (at first 0).
+
+        Raises ValueError for another number of them, and for a state of an earlier graph.
+        """
+        self._run.check()
+        h, builder = tuple(es or ()), self._builder
+        if len(h) != builder.layers:
+            raise ValueError(located(
+                f"{builder.whoami()}.set_h: needs as many expressions as layers, {builder.layers}, got {len(h)}"
+            ))  # fmt: skip
+        others = self._others or self._run.zeros((builder.vectors_per_layer - 1) * builder.layers)
+        return RNNState(builder, self._run, others, h, self, h[-1])
+
+    def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
+        """A state with other vectors: all of them, or of an LSTM the c of each layer alone; h stays then (at first 0).
+
+        Raises ValueError for another number of them, and for a state of an earlier graph.
+        """
+        self._run.check()
+        vectors, builder = tuple(es or ()), self._builder
+        layers, whole = builder.layers, builder.layers * builder.vectors_per_layer
+        if len(vectors) == whole:
+            others, h = vectors[: whole - layers], vectors[whole - layers :]
+        elif len(vectors) == layers:
+            others, h = vectors, self._h or self._run.zeros(layers)
+        else:
+            raise ValueError(located(
+                f"{builder.whoami()}.set_s: needs {' or '.join(map(str, sorted({layers, whole})))} expressions "
+                f"for {layers} layers, got {len(vectors)}"
+            ))  # fmt: skip
+        return RNNState(builder, self._run, others, h, self, h[-1])
+
+    def prev(self) -> RNNState | None:
+        """The state before the last input."""
+        return self._prev
+
+    def b(self) -> RNNBuilder:
+        """The builder."""
+        return self._builder
+
+
+class StackedRNNState:
+    """Several states, each fed by the output of the one before."""
+
+    def __init__(self, states: Sequence[RNNState], prev: StackedRNNState | None = None) -> None:
+        self.states, self._prev = list(states), prev
+
+    def add_input(self, x: Expression) -> StackedRNNState:
+        """The states after one more input."""
+        following = []
+        for state in self.states:
+            following.append(state.add_input(x))
+            x = following[-1].output()  # type: ignore[assignment]
+        return StackedRNNState(following, self)
+
+    def add_inputs(self, xs: Iterable[Expression]) -> list[StackedRNNState]:
+        """The states after each input."""
+        states, state = [], self
+        for x in xs:
+            state = state.add_input(x)
+            states.append(state)
+        return states
+
+    def output(self) -> Expression | None:
+        """The last state's output."""
+        return self.states[-1].output()
+
+    def h(self) -> list[Vectors]:
+        """Each state's h."""
+        return [state.h() for state in self.states]
+
+    def s(self) -> list[Vectors]:
+        """Each state's s."""
+        return [state.s() for state in self.states]
+
+    def prev(self) -> StackedRNNState | None:
+        """The states before the last input."""
+        return self._prev
+
+
+class Run:
+    """What a builder has in one graph: its parameters as expressions, and its dropout masks."""
+
+    __slots__ = ("_zero", "flat", "initial", "masks", "norms", "parameters", "version")
+
+    def __init__(self, builder: Builder, update: bool) -> None:
+        self.version = graph.current.version()
+        self.parameters = builder._in_graph(update)
+        self.norms = [in_graph(norms, update) for norms in builder._norms]
+        self.flat = [p for layer in self.parameters for p in layer]
+        self.masks: list[Masks] | None = None
+        self.initial: RNNState | None = None
+        self._zero = (builder.hidden_dim, None)
+
+    def check(self) -> None:
+        """Raises ValueError if the graph has been renewed since."""
+        if self.version != graph.current.version():
+            raise ValueError(located("Using stale builder: call initial_state() after renewing the graph"))
+
+    @property
+    def zero(self) -> Expression:
+        """A vector of zeros of the hidden size."""
+        size, made = self._zero
+        if made is None:
+            made = leaf.zeros((size,))
+            self._zero = size, made
+        return made
+
+    def zeros(self, count: int) -> Vectors:
+        return (self.zero,) * count if count else ()
+
+
+def in_graph(parameters: Sequence[Parameters], update: bool) -> list[Any]:
+    """Parameters as operands: themselves, or constants to which no gradient flows."""
+    return [p if update else p.expr(False) for p in parameters]
+
+
+class Builder:
+    """Base of recurrent and of tree networks: `layers` on top of each other, the first with `input_dim` inputs.
+
+    The parameters lie in a sub-collection of `model`.  Raises ValueError for sizes below 1, TypeError for a model that
+    is no ParameterCollection.
+    """
+
+    collection_name = ""
+    dropout_kinds = 2  # of inputs, of recurrent outputs
+
+    def __init__(self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection) -> None:
+        self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
+        if min(self.layers, self.input_dim, self.hidden_dim) < 1:
+            raise ValueError(located(
+                f"{self.whoami()}: needs layers, input_dim and hidden_dim of 1 or more, "
+                f"got {layers}, {input_dim}, {hidden_dim}"
+            ))  # fmt: skip
+        if not isinstance(model, ParameterCollection):
+            raise TypeError(located(f"{self.whoami()}: needs a ParameterCollection, got {type(model).__name__}"))
+        if not self.collection_name:
+            raise TypeError(located(f"{self.whoami()}: needs a builder of a network, this is their base"))
+        self.local_model = model.add_subcollection(self.collection_name)
+        self._parameters: list[list[Parameters]] = []
+        self._norms: list[list[Parameters]] = []
+        self._runs: dict[bool, Run] = {}
+        self._rates = (0.0,) * self.dropout_kinds
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """The constructor's arguments (but for the collection); for saving."""
+        return self.layers, self.input_dim, self.hidden_dim
+
+    @classmethod
+    def from_spec(cls, spec: tuple[Any, ...], model: ParameterCollection) -> Any:
+        """A builder of the same sizes with parameters of its own."""
+        return cls(*spec[:3], model, *spec[3:])
+
+    def whoami(self) -> str:
+        """The class's name."""
+        return type(self).__name__
+
+    # ---- parameters ----
+
+    def _add(self, *shapes: tuple[int, ...]) -> list[Parameters]:
+        """A new parameter of each shape: vectors, which are biases, start at 0, matrices at random (Glorot)."""
+        add = self.local_model.add_parameters
+        return [add(shape, init=0.0 if len(shape) == 1 else None) for shape in shapes]
+
+    def _in_graph(self, update: bool) -> list[list[Any]]:
+        """The parameters of each layer as operands."""
+        return [in_graph(layer, update) for layer in self._parameters]
+
+    def _run(self, update: bool) -> Run:
+        run = self._runs.get(update)
+        if run is None or run.version != graph.current.version():
+            run = self._runs[update] = Run(self, update)
+        return run
+
+    def _current_runs(self, operator: str) -> list[Run]:
+        runs = [run for run in self._runs.values() if run.version == graph.current.version()]
+        if not runs:
+            raise ValueError(located(f"{self.whoami()}.{operator}: needs initial_state() in the current graph first"))
+        return runs
+
+    def get_parameters(self) -> list[list[Parameters]]:
+        """The parameters of each layer."""
+        return self._parameters
+
+    def get_parameter_expressions(self) -> list[list[Expression]]:
+        """The parameters of each layer in the current graph; raises ValueError before `initial_state` in this graph."""
+        run = self._current_runs("get_parameter_expressions")[0]
+        return [[p.expr(True) if isinstance(p, Parameters) else p for p in layer] for layer in run.parameters]
+
+    def param_collection(self) -> ParameterCollection:
+        """The builder's own sub-collection."""
+        return self.local_model
+
+    # ---- dropout ----
+
+    def set_dropout(self, f: float) -> None:
+        """Sets all dropout rates (0 to below 1); one mask per layer serves all steps and sequences of a graph.
+
+        Raises ValueError for other rates.  Source: Gal and Ghahramani 2016.
+        """
+        self._set_rates(*[f] * self.dropout_kinds)
+
+    def _set_rates(self, *rates: float) -> None:
+        if not all(0 <= rate < 1 for rate in rates):
+            got = ", ".join(map(str, rates))
+            raise ValueError(located(f"{self.whoami()}.set_dropout: needs rates from 0 to below 1, got {got}"))
+        self._rates = tuple(map(float, rates))
+        for run in self._runs.values():
+            run.masks = None
+
+    def disable_dropout(self) -> None:
+        """Sets all dropout rates to 0."""
+        self.set_dropout(0.0)
+
+    def _draw_masks(self, batch: int) -> list[Masks]:
+        """Per layer a mask of its inputs and one of each of its recurrent vectors; None where the rate is 0."""
+        sizes = [(self.hidden_dim if layer else self.input_dim, self.hidden_dim) for layer in range(self.layers)]
+        return [
+            tuple(mask(hidden if k else inputs, rate, batch) for k, rate in enumerate(self._rates))
+            for inputs, hidden in sizes
+        ]
+
+    def _masks(self, run: Run, x: Expression) -> list[Masks] | None:
+        """The masks of this graph, drawn at its first input for its mini-batch size; None without dropout."""
+        if not any(self._rates):
+            return None
+        if run.masks is None:
+            run.masks = self._draw_masks(x.dim()[1])
+        return run.masks
+
+
+class RNNBuilder(Builder):
+    """Base of all recurrent networks; `layers` on top of each other, the first with `input_dim` inputs."""
+
+    vectors_per_layer = 1
+
+    def _step(self, run: Run, others: Vectors, h: Vectors, x: Expression) -> tuple[Vectors, Vectors, Expression]:
+        """The vectors after an input, and the output; `others` and `h` are () before the first input."""
+        raise NotImplementedError
+
+    def _transduce(self, run: Run, others: Vectors, h: Vectors, xs: list[Expression]) -> list[Expression]:
+        outputs = []
+        for x in xs:
+            others, h, output = self._step(run, others, h, x)
+            outputs.append(output)
+        return outputs
+
+    def initial_state(self, vecs: Sequence[Expression] | None = None, update: bool = True) -> RNNState:
+        """The state before any input.
+
+        vecs: initial vectors, as of `RNNState.set_s`;  update: whether the parameters get gradients.
+        Without `vecs` the same state is given again in the same graph.
+        Raises ValueError for a wrong number of vectors.
+        """
+        run = self._run(bool(update))
+        if run.initial is None:
+            run.initial = RNNState(self, run)
+        return run.initial if vecs is None else run.initial.set_s(vecs)
+
+    def initial_state_from_raw_vectors(self, vecs: Sequence[Sequence[float]], update: bool = True) -> RNNState:
+        """The state before any input, with initial vectors given as lists of numbers."""
+        return self.initial_state([leaf.inputVector(vector) for vector in vecs], update)
+
+
+class MaskedRNNBuilder(RNNBuilder):
+    """Base of networks with separate dropout rates and masks that can be drawn anew."""
+
+    def set_dropouts(self, d: float, d_h: float) -> None:
+        """Sets the dropout rates of inputs and of recurrent outputs; raises ValueError outside of 0 to below 1."""
+        self._set_rates(d, d_h)
+
+    def set_dropout_masks(self, batch_size: int = 1) -> None:
+        """Draws new masks for a mini-batch size; raises ValueError before `initial_state` in this graph."""
+        for run in self._current_runs("set_dropout_masks"):
+            run.masks = self._draw_masks(int(batch_size))
+
+
+def mask(size: int, rate: float, batch: int) -> Expression | None:
+    """A dropout mask: 0 with probability `rate`, else 1 / (1 - rate)."""
+    return noise.random_bernoulli((size,), 1 - rate, 1 / (1 - rate), batch) if rate > 0 else None  # type: ignore[no-any-return]
+
+
+def masked(x: Expression, by: Expression | None) -> Expression:
+    return x if by is None else binary.cmult(x, by)  # type: ignore[no-any-return]

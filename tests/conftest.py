@@ -1,0 +1,45 @@
+"""What all tests share: each starts with an empty graph and known random numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import dynjit as dy
+import pytest
+from dynjit import graph, initializers, parameters
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def new_graph() -> None:
+    """An empty graph, grouping on, no weight decay, a fixed seed."""
+    graph.settings["autobatch"] = 1
+    parameters.default_weight_decay[0] = 0.0
+    dy.renew_cg()
+    initializers.reset_random_seed(1)
+
+
+@pytest.fixture
+def model() -> dy.ParameterCollection:
+    """An empty collection."""
+    return dy.ParameterCollection()
+
+
+@pytest.fixture
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a program in a Python of its own; raises CalledProcessError if it fails."""
+
+    def run(program: str, *arguments: object, cwd: Path = ROOT, check: bool = True, **environment: object):
+        variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=cwd, timeout=300, check=False)
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return run
