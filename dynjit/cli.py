@@ -1,4 +1,4 @@
-"""The command `dynjit`: demo, warmup, info."""
+"""The command `dynjit`: demo, warmup, info, run, check."""
 
 from __future__ import annotations
 
@@ -118,6 +118,23 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_script(options: argparse.Namespace) -> int:
+    """Runs a DyNet program; see run.py."""
+    from dynjit import run  # replaces modules of DyNet: of no use to the other commands
+
+    return run.main([options.script, *options.arguments])
+
+
+def check_scripts(options: argparse.Namespace) -> int:
+    """Reports on the names that programs use; see check.py."""
+    from dynjit import check
+
+    return check.main(options.scripts)
+
+
+COMMANDS = {"demo": demo.run, "warmup": warmup, "info": info, "run": run_script, "check": check_scripts}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = argparse.ArgumentParser("dynjit", description="Dynamic neural networks, JIT-compiled.")
@@ -132,9 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warmup_parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     info_parser = commands.add_parser("info", help="versions, processor, cache, devices")
     info_parser.add_argument("--json", action="store_true")
+    run_parser = commands.add_parser("run", help="run a DyNet program with dynjit in DyNet's place")
+    run_parser.add_argument("script")
+    run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")
+    check_parser = commands.add_parser("check", help="tell which of DyNet's names a program uses")
+    check_parser.add_argument("scripts", nargs="+", metavar="script")
     options = parser.parse_args(arguments)
     try:
-        return {"demo": demo.run, "warmup": warmup, "info": info}[options.command](options)
+        return COMMANDS[options.command](options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -389,6 +389,8 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     if number < 0:
         return integer(-1)
     node = nodes_at(h.nodes)[number]
+    if node.signature == 0:  # dropped by `revert`
+        return integer(-1)
     if node.value < 0:
         int64s(h.scratch)[OPERANDS] = number
         if plan(s.header, h.scratch + OPERANDS * 8, 1) != 0:

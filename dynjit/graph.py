@@ -48,7 +48,6 @@ class ComputationGraph(NodesByNumber):
         self.outer: list[ComputationGraph] = []  # what was current before each `with` of this graph
         self.constants_from = -1  # inside `no_grad` the first node that gets no gradient
         self.peak = 0
-        self.is_pending = False  # calls wait to run, so that values in place may be old
         self._new_version()
 
     @functools.cached_property
@@ -115,7 +114,6 @@ class ComputationGraph(NodesByNumber):
         self.immediate, self.check_validity = immediate_compute, check_validity
         self.backward_from = self.backward_top = -1
         self.constants_from = min(self.constants_from, 0)
-        self.is_pending = False
         self.checkpoints.clear()
         header["version"] = self._new_version()
         return self
@@ -171,7 +169,7 @@ class ComputationGraph(NodesByNumber):
 
     def _checked(self, number: int) -> int:
         if number < 0:
-            raise MemoryError(f"the graph has reached its limit of {self.nodes.size} nodes")
+            raise MemoryError(f"the graph has reached its limit of {self.header['node_capacity']} nodes")
         return number
 
     def take(self, count: int) -> int:
@@ -194,6 +192,11 @@ class ComputationGraph(NodesByNumber):
 
     # ---- running ----
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether calls wait to run, so that values in place may be old."""
+        return bool(self.header["calls_done"] < self.header["call_count"])
+
     def evaluate(self, numbers: Sequence[int], recalculate: bool = False) -> None:
         """Computes the values of nodes, and of those that they need, where they are missing.
 
@@ -209,10 +212,9 @@ class ComputationGraph(NodesByNumber):
         self._run()
 
     def _run(self) -> None:
-        first, self.is_pending = int(self.header["calls_done"]), True
+        first = int(self.header["calls_done"])
         while (code := cpu.forward.call(self.address)) >= 0:
             kernels.load_forward(code, kernels.NARROW)
-        self.is_pending = False
         if self.check_validity:
             self._check_values(first)
 
@@ -252,7 +254,6 @@ class ComputationGraph(NodesByNumber):
         else:
             raise TypeError(located(f"set: needs an input or a row of a lookup table, got {operator.name}"))
         cpu.rerun.call(self.address)
-        self.is_pending = True
 
     def freeze(self) -> None:
         """Makes constants of the nodes that `no_grad` has seen so far; parameters stay what they are."""
@@ -434,6 +435,8 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
             raise RuntimeError(located(
                 f"gradient: needs a node up to that of backward ({graph.backward_from}), got node {number}"
             ))  # fmt: skip
+        if not 0 <= graph.nodes[number]["value"] < graph.backward_top:  # computed after backward, or not at all
+            return natural(np.zeros(graph.shape(number).size), graph.shape(number))
         return natural(graph.gradient(number), graph.shape(number))
 
     def set(self, value: Any) -> None:

@@ -220,7 +220,8 @@ class Compiled:
         """Whether the cache folder holds the code; compiles nothing."""
         from numba.core.registry import cpu_target
 
-        path = self.cache.path(sigutils.normalize_signature(self.signature), cpu_target.target_context.codegen())
+        arguments, result = sigutils.normalize_signature(self.signature)
+        path = self.cache.path(result(*arguments), cpu_target.target_context.codegen())
         return path is not None and path.exists()
 
 

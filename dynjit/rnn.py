@@ -24,11 +24,11 @@ __all__ = ["BiRNNBuilder", "CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "F
            "LSTMBuilder", "RNNBuilder", "RNNState", "SimpleRNNBuilder", "SparseLSTMBuilder", "StackedRNNState",
            "VanillaLSTMBuilder"]  # fmt: skip
 
-add, subtract, cmult, tanh, logistic = map(
-    builtin, (binary.add, binary.subtract, binary.cmult, unary.tanh, unary.logistic)
+add, subtract, cmult, tanh, logistic = (
+    builtin(function) for function in (binary.add, binary.subtract, binary.cmult, unary.tanh, unary.logistic)
 )
-affine_transform, add_product, concatenate = map(
-    builtin, (linear.affine_transform, linear.add_product, layout.concatenate)
+affine_transform, add_product, concatenate = (
+    builtin(function) for function in (linear.affine_transform, linear.add_product, layout.concatenate)
 )
 for _builder in (CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder, VanillaLSTMBuilder):
     _builder.__module__ = __name__  # saved models name the builders by the module that users know

@@ -220,7 +220,7 @@ class Builder:
     @classmethod
     def from_spec(cls, spec: tuple[Any, ...], model: ParameterCollection) -> Any:
         """A builder of the same sizes with parameters of its own."""
-        return cls(*spec[:3], model, *spec[3:])
+        return cls(*spec[:3], model, *spec[3:])  # type: ignore[call-arg]
 
     def whoami(self) -> str:
         """The class's name."""

@@ -17,12 +17,17 @@ from dynjit.sequence import record_lstm
 __all__ = ["CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "FastLSTMBuilder", "LSTMBuilder", "SparseLSTMBuilder",
            "VanillaLSTMBuilder"]  # fmt: skip
 
-add, subtract, cmult, tanh, logistic = map(
-    builtin, (binary.add, binary.subtract, binary.cmult, unary.tanh, unary.logistic)
+add, subtract, cmult, tanh, logistic = (
+    builtin(function) for function in (binary.add, binary.subtract, binary.cmult, unary.tanh, unary.logistic)
 )
-affine_transform, add_product, product = map(builtin, (linear.affine_transform, linear.add_product, linear.product))
-layer_norm, lstm_activation, vanilla_lstm_c, vanilla_lstm_h = map(
-    builtin, (reduce.layer_norm, recurrent.lstm_activation, recurrent.vanilla_lstm_c, recurrent.vanilla_lstm_h)
+affine_transform, add_product, product = (
+    builtin(function) for function in (linear.affine_transform, linear.add_product, linear.product)
+)
+layer_norm, lstm_activation, vanilla_lstm_c, vanilla_lstm_h = (
+    builtin(function)
+    for function in (
+        reduce.layer_norm, recurrent.lstm_activation, recurrent.vanilla_lstm_c, recurrent.vanilla_lstm_h,
+    )
 )
 
 

@@ -21,7 +21,9 @@ from dynjit.parameters import ParameterCollection, Parameters
 
 __all__ = ["ClassFactoredSoftmaxBuilder", "HierarchicalSoftmaxBuilder", "SoftmaxBuilder", "StandardSoftmaxBuilder"]
 
-affine_transform, product, add = map(builtin, (linear.affine_transform, linear.product, binary.add))
+affine_transform, product, add = (
+    builtin(function) for function in (linear.affine_transform, linear.product, binary.add)
+)
 pickneglogsoftmax = builtin(loss.pickneglogsoftmax)
 
 
@@ -225,7 +227,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     @classmethod
     def from_spec(cls, spec: tuple[Any, ...], pc: ParameterCollection) -> ClassFactoredSoftmaxBuilder:
         """A builder of the same words with parameters of its own."""
-        return cls(*spec[:3], pc, *spec[3:])
+        return cls(*spec[:3], pc, *spec[3:])  # type: ignore[call-arg]
 
     def _class(self, classid: int) -> int:
         if not 0 <= classid < len(self.words):
@@ -299,7 +301,7 @@ class Fork:
 class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     """P(word | x) = product over the forks on the way to the word in a tree of P(branch taken | x).
 
-    cluster_file: a line per word, the symbols of its path from the root and then the word, with white space between all,
+    cluster_file: a line per word, the symbols of its path from the root and then the word, with white space between,
     such as "0 1 1 apple".  Paths that start with the same symbols share these forks; words with the same path hang on
     the same fork.  dic: the words' numbers, 0 to n - 1; one that the file lacks has no probability.
     A fork of two branches has W (1, input_dim) and b (1,), the first branch the probability logistic(W x + b); one of
@@ -330,7 +332,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     @classmethod
     def from_spec(cls, spec: tuple[Any, ...], pc: ParameterCollection) -> HierarchicalSoftmaxBuilder:
         """A builder of the same tree with parameters of its own."""
-        return cls(*spec, pc)
+        return cls(*spec, pc)  # type: ignore[call-arg]
 
     def _grow(self) -> None:
         """Gives all forks their weights, and finds the turns to all words; a fork comes before its branches."""

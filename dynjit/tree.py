@@ -20,18 +20,19 @@ from dynjit.rnn_lstm import VanillaLSTMBuilder
 __all__ = ["BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "NaryTreeLSTMBuilder", "TreeBuilder", "TreeState",
            "UnidirectionalTreeLSTMBuilder", "bottom_up", "children_of"]  # fmt: skip
 
-cmult, logistic, esum, affine_transform, add_product = map(
-    builtin, (binary.cmult, unary.logistic, binary.esum, linear.affine_transform, linear.add_product)
+cmult, logistic, esum, affine_transform, add_product = (
+    builtin(function)
+    for function in (binary.cmult, unary.logistic, binary.esum, linear.affine_transform, linear.add_product)
 )
-lstm_activation, vanilla_lstm_c, vanilla_lstm_h = map(
-    builtin, (recurrent.lstm_activation, recurrent.vanilla_lstm_c, recurrent.vanilla_lstm_h)
+lstm_activation, vanilla_lstm_c, vanilla_lstm_h = (
+    builtin(function) for function in (recurrent.lstm_activation, recurrent.vanilla_lstm_c, recurrent.vanilla_lstm_h)
 )
 
 Tree = Sequence[Sequence["int | None"]]
 
 
 def children_of(parents: Sequence[int | None]) -> list[list[int]]:
-    """The tree of a list of each node's parent; None or -1 for a root.  Raises ValueError for nodes that do not exist."""
+    """The tree of a list of each node's parent; None or -1 for a root.  Raises ValueError for nodes not there."""
     tree: list[list[int]] = [[] for _ in parents]
     for node, parent in enumerate(parents):
         if parent is None or parent == -1:
@@ -249,7 +250,7 @@ class NaryTreeLSTMBuilder(GatedTreeBuilder):
     @classmethod
     def from_spec(cls, spec: tuple[Any, ...], model: ParameterCollection) -> NaryTreeLSTMBuilder:
         """A builder of the same sizes with parameters of its own."""
-        return cls(*spec[:4], model, *spec[4:])
+        return cls(*spec[:4], model, *spec[4:])  # type: ignore[call-arg]
 
     def _in_graph(self, update: bool) -> list[list[Any]]:
         layers = super()._in_graph(update)
@@ -300,7 +301,7 @@ class ChainTreeBuilder(TreeBuilder):
     @classmethod
     def from_spec(cls, spec: tuple[Any, ...], model: ParameterCollection) -> Any:
         """A builder of the same sizes with parameters of its own."""
-        return cls(*spec, model)
+        return cls(*spec, model)  # type: ignore[call-arg]
 
     def whoami(self) -> str:
         """The class's name."""
@@ -340,7 +341,7 @@ class UnidirectionalTreeLSTMBuilder(ChainTreeBuilder):
 
 
 class BidirectionalTreeLSTMBuilder(ChainTreeBuilder):
-    """A node's output joins those of two LSTMs, which read its input and then its children's outputs, one from the right.
+    """A node's output joins those of two LSTMs, which read its input, then its children, one from the right.
 
     input_dim must be hidden_dim, which is even.  Raises ValueError for other sizes.
     """
