@@ -63,6 +63,7 @@ FORMAT = np.dtype(
 FORMAT_BYTES, LETTERS = FORMAT.itemsize, int(FORMAT.fields["letter0"][1])  # type: ignore[index]
 HANDLE, NUMBER = 16, 24  # offsets of an expression's handle, and of a parameter's number, behind the object's head
 MAX_LIST = 1 << 20
+PLACE = 1 << 26  # more than there are numbers of shapes
 OWN = 1 << 32  # added to an operator's code: what the compiled function declines goes to the recorder
 
 state = np.zeros(1, STATE)
@@ -382,7 +383,10 @@ def native_subscript(a, b):  # type: ignore[no-untyped-def]
 
 @entry("intp(intp, intp, intp, intp)")
 def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    """The value of an expression, computed if it is not there: a float, or for a vector a list; -1: not the plain case."""
+    """The value of an expression, computed if it is not there; -1: not the plain case.
+
+    `self` 0: a float, or for a vector a list;  1: where it lies, as offset * PLACE + number of the shape.
+    """
     s = front_ends(state_address())[0]
     h = headers(s.header)[0]
     number = operand(s, h, load(args))
@@ -398,6 +402,9 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     if h.calls_done < h.call_count and forward(s.header) >= 0:
         return integer(-1)
     q = signatures_at(h.signatures)[node.signature]
+    wants_place, overflow = integer_of(h, self)
+    if wants_place:
+        return integer(node.value * PLACE + q.shape)
     values = float32s(h.v)[node.value : node.value + q.size]
     if q.size == 1:
         return new_float(values[0])
@@ -740,11 +747,11 @@ def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Call
     return make(ctypes.addressof(method), number, "dynjit")  # type: ignore[no-any-return]
 
 
-def value_builtin() -> Callable | None:
-    """The compiled function behind Expression.value; None where there is none."""
+def value_builtin(wants_place: bool) -> Callable | None:
+    """The compiled function behind an expression's value, or behind where it lies; None where there is none."""
     if not is_native:
         return None
-    return c_function("value", "", native_value, 0, value_builtin)
+    return c_function("value", "", native_value, int(wants_place), value_builtin)
 
 
 def use(storage: Storage) -> None:

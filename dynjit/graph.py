@@ -21,7 +21,7 @@ from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node,
 from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, layout, leaf, linear, unary
-from dynjit.shape import Shape
+from dynjit.shape import Shape, shapes
 from dynjit.tensor import Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
@@ -297,7 +297,8 @@ class ComputationGraph(NodesByNumber):
 
 
 settings = {"autobatch": 1}
-native_value = frontend.value_builtin()  # the plain case of Expression.value
+native_value = frontend.value_builtin(False)  # the plain case of Expression.value
+native_place = frontend.value_builtin(True)  # where a value lies, in the plain case
 current = ComputationGraph()
 
 
@@ -333,7 +334,8 @@ def no_grad() -> Iterator[None]:
 def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
     """A float64 copy in index order (axes, then the mini-batch if there is one)."""
     dims = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
-    return window.astype(np.float64).reshape(dims or (1,), order="F")
+    copy = window.astype(np.float64)
+    return copy if len(dims) == 1 else copy.reshape(dims or (1,), order="F")
 
 
 class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
@@ -374,6 +376,11 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         graph.evaluate([number], recalculate)
 
     def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
+        if native_place is not None and not recalculate and not current.check_validity:
+            place = native_place(self)
+            if place >= 0:
+                start, shape = place // frontend.PLACE, shapes[place % frontend.PLACE]
+                return space.single.v[start : start + shape.size], shape
         graph, number = self._place()
         if graph.is_pending or recalculate or graph.nodes[number]["value"] < 0:
             graph.evaluate([number], recalculate)

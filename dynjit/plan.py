@@ -27,7 +27,7 @@ from dynjit.arena import (
 )
 from dynjit.jit import external, helper
 
-DIRECT = 6  # so few pending nodes are called one by one, without planning
+DIRECT = 12  # so few pending nodes are called one by one, without planning
 FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
 OUT_OF_MEMORY = -2
 
