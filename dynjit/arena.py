@@ -24,7 +24,8 @@ from dynjit.shape import TABLE as SHAPES
 NODE = np.dtype(
     [("signature", "i4"), ("args", "i4"), ("arity", "i4"), ("flags", "i4"), ("data", "i8"), ("value", "i8")]
 )
-NEEDS_GRADIENT, FROZEN = 1, 2  # flags of a node
+NEEDS_GRADIENT, FROZEN = 1, 2  # flags of a node; behind them, two bits with those of each operand
+FLAGGED = 14  # operands whose flags fit; nodes of one group agree in them
 
 CALL = np.dtype(
     [
@@ -41,7 +42,6 @@ KEY = np.dtype(
     [(name, "i8") for name in ("height", "y", "scratch", "x")]
     + [(name, "i4") for name in ("count", "head", "tail", "done", "node", "deferred", "slot", "unused")]
 )
-MAX_STACKED = 16  # operands of a list operator that may be gathered
 
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
@@ -231,10 +231,13 @@ def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyp
         return -1
     nodes, args = nodes_at(h.nodes), int32s(h.args)
     sources, numbers, stored = int64s(operands), int64s(data), int64s(h.data)
-    needs = 0
+    needs, flags = 0, 0
     for k in range(arity):
         args[first + k] = sources[k]
-        needs |= nodes[sources[k]].flags & NEEDS_GRADIENT
+        own = nodes[sources[k]].flags & (NEEDS_GRADIENT | FROZEN)
+        needs |= own & NEEDS_GRADIENT
+        if k < FLAGGED:
+            flags |= own << (2 + 2 * k)
     for i in range(count):
         stored[start + i] = numbers[i]
     if operators_at(h.operators)[signatures_at(h.signatures)[signature].op].flags & op.NO_GRADIENT:
@@ -243,7 +246,7 @@ def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyp
     record.signature = signature
     record.args = first
     record.arity = arity
-    record.flags = needs
+    record.flags = needs | flags
     record.data = start
     record.value = -1
     h.node_count = node + 1

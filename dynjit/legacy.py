@@ -15,19 +15,11 @@ T = TypeVar("T")
 class Box(Generic[T]):
     """A value that can be exchanged."""
 
-    def __init__(self, val: Any) -> None:
-        self.set(val)
+    value: T
 
     def get(self) -> T:
         """The value."""
         return self.value
-
-    def set(self, val: Any) -> None:
-        """Replaces the value; raises ValueError or TypeError for another kind."""
-        self.value: T = self._converted(val)
-
-    def _converted(self, val: Any) -> T:
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.value!r})"
@@ -45,30 +37,33 @@ class UnsignedValue(Box[int]):
     """A box for an int of 0 or more."""
 
     def __init__(self, val: int = 0) -> None:
-        super().__init__(val)
+        self.set(val)
 
-    def _converted(self, val: Any) -> int:
-        return unsigned(val)
+    def set(self, val: int) -> None:
+        """Replaces the value; raises ValueError for a negative one."""
+        self.value = unsigned(val)
 
 
 class FloatValue(Box[float]):
     """A box for a float."""
 
     def __init__(self, val: float = 0) -> None:
-        super().__init__(val)
+        self.set(val)
 
-    def _converted(self, val: Any) -> float:
-        return float(val)
+    def set(self, val: float) -> None:
+        """Replaces the value."""
+        self.value = float(val)
 
 
 class UnsignedVectorValue(Box[list[int]]):
     """A box for a list of ints of 0 or more."""
 
     def __init__(self, vals: Iterable[int]) -> None:
-        super().__init__(vals)
+        self.set(vals)
 
-    def _converted(self, val: Any) -> list[int]:
-        return [unsigned(item) for item in val]
+    def set(self, newval: Iterable[int]) -> None:
+        """Replaces the list, perhaps by one of another length; raises ValueError for negative ints."""
+        self.value = [unsigned(item) for item in newval]
 
     def size(self) -> int:
         """Number of elements."""
@@ -79,10 +74,11 @@ class FloatVectorValue(Box[list[float]]):
     """A box for a list of floats."""
 
     def __init__(self, vals: Iterable[float]) -> None:
-        super().__init__(vals)
+        self.set(vals)
 
-    def _converted(self, val: Any) -> list[float]:
-        return [float(item) for item in val]
+    def set(self, newval: Iterable[float]) -> None:
+        """Replaces the list, perhaps by one of another length."""
+        self.value = [float(item) for item in newval]
 
     def size(self) -> int:
         """Number of elements."""

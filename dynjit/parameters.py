@@ -461,7 +461,10 @@ class ParameterCollection:
         for target, block in pairs:
             target.fill(block)
 
-    write_to_textfile = save
+    def write_to_textfile(self, fname: str, key: str = "", append: bool = False) -> None:
+        """As `save`."""
+        self.save(fname, key, append)
+
     populate_from_textfile = populate
 
     def load_param(self, fname: str, key: str) -> Parameters:

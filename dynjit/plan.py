@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dynjit import op
 from dynjit.arena import (
+    FLAGGED,
     GATHER,
-    MAX_STACKED,
     NEEDS_GRADIENT,
     calls_at,
     headers,
@@ -383,12 +383,10 @@ def stands_alone(h, node):  # type: ignore[no-untyped-def]
     """Whether a node must have a group of its own."""
     q = signatures_at(h.signatures)[node.signature]
     operator = operators_at(h.operators)[q.op]
-    if operator.flags & op.ALONE:
+    if operator.flags & op.ALONE or node.arity > FLAGGED:
         return True
     if operator.shared == 0:
         return False
-    if node.arity > MAX_STACKED:
-        return True
     shapes, pool = shapes_at(h.shapes), int64s(h.pool)
     for k in range(node.arity):
         batch = shapes[pool[q.key + 2 + k]].batch
@@ -405,7 +403,7 @@ def key_code(h, node):  # type: ignore[no-untyped-def]
     """Hash of a node's group key."""
     args = int32s(h.args)
     shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
-    code = np_int(node.signature) * 8 + node.flags
+    code = np_int(node.signature) * 1000003 + node.flags
     if shared:
         for k in range(node.arity):
             if is_shared(shared, k, node.arity):

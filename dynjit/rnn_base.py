@@ -151,7 +151,7 @@ class StackedRNNState:
 class Run:
     """What a builder has in one graph: its parameters as expressions, and its dropout masks."""
 
-    __slots__ = ("_zero", "flat", "initial", "masks", "norms", "parameters", "version")
+    __slots__ = ("_zero", "flat", "initial", "masks", "norms", "parameters", "size", "version")
 
     def __init__(self, builder: Builder, update: bool) -> None:
         self.version = graph.current.version()
@@ -160,21 +160,31 @@ class Run:
         self.flat = [p for layer in self.parameters for p in layer]
         self.masks: list[Masks] | None = None
         self.initial: RNNState | None = None
-        self._zero = (builder.hidden_dim, None)
+        self.size = builder.hidden_dim
+        self._zero: Expression | None = None
 
     def check(self) -> None:
         """Raises ValueError if the graph has been renewed since."""
         if self.version != graph.current.version():
             raise ValueError(located("Using stale builder: call initial_state() after renewing the graph"))
 
+    def is_current(self) -> bool:
+        """Whether it is of the current graph, and `cg_revert` has dropped none of its nodes."""
+        if self.version != graph.current.version():
+            return False
+        last = [p for p in self.flat if not isinstance(p, Parameters)][-1:]  # of nodes made together the last tells
+        if self.masks:
+            last += [by for layer in self.masks for by in layer if by is not None][-1:]
+        if self._zero is not None:
+            last.append(self._zero)
+        return all(graph.current.has(node.handle & 0xFFFFFFFF) for node in last)
+
     @property
     def zero(self) -> Expression:
         """A vector of zeros of the hidden size."""
-        size, made = self._zero
-        if made is None:
-            made = leaf.zeros((size,))
-            self._zero = size, made
-        return made
+        if self._zero is None:
+            self._zero = leaf.zeros((self.size,))
+        return self._zero
 
     def zeros(self, count: int) -> Vectors:
         return (self.zero,) * count if count else ()
@@ -239,12 +249,12 @@ class Builder:
 
     def _run(self, update: bool) -> Run:
         run = self._runs.get(update)
-        if run is None or run.version != graph.current.version():
+        if run is None or not run.is_current():
             run = self._runs[update] = Run(self, update)
         return run
 
     def _current_runs(self, operator: str) -> list[Run]:
-        runs = [run for run in self._runs.values() if run.version == graph.current.version()]
+        runs = [run for run in self._runs.values() if run.is_current()]
         if not runs:
             raise ValueError(located(f"{self.whoami()}.{operator}: needs initial_state() in the current graph first"))
         return runs

@@ -57,6 +57,10 @@ class VanillaLSTMBuilder(MaskedRNNBuilder):
                 sizes = (wide, wide, narrow)
                 self._norms.append([model.add_parameters(size, init=value) for size in sizes for value in (1.0, 0.0)])
 
+    def set_dropouts(self, d: float, d_r: float) -> None:  # DyNet's names differ from those of its other builders
+        """Sets the dropout rates of inputs and of recurrent outputs; raises ValueError outside of 0 to below 1."""
+        self._set_rates(d, d_r)
+
     def _add_layer(self, inputs: tuple[int, int], recurrence: tuple[int, int]) -> list[Parameters]:
         return self._add(inputs, recurrence, inputs[:1])
 

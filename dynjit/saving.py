@@ -13,13 +13,19 @@ import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dynjit import rnn, textformat
+from dynjit import rnn, textformat, tree
 from dynjit.errors import ModelFileError, located
 from dynjit.parameters import LookupParameters, ParameterCollection, Parameters
+from dynjit.softmax_builders import StandardSoftmaxBuilder
 
-BUILDERS = ("SimpleRNNBuilder", "GRUBuilder", "VanillaLSTMBuilder", "LSTMBuilder", "CompactVanillaLSTMBuilder",
-            "CoupledLSTMBuilder", "FastLSTMBuilder", "SparseLSTMBuilder", "BiRNNBuilder")  # fmt: skip
-MODULES = ("_dynet", "dynet", "_dynjit", "dynjit.rnn", "dynjit")
+# softmax builders that read a file of clusters are not among them: a meta file would choose which file is opened
+BUILDERS = {kind.__name__: kind for kind in (
+    rnn.SimpleRNNBuilder, rnn.GRUBuilder, rnn.VanillaLSTMBuilder, rnn.CompactVanillaLSTMBuilder,
+    rnn.CoupledLSTMBuilder, rnn.FastLSTMBuilder, rnn.SparseLSTMBuilder, rnn.BiRNNBuilder, StandardSoftmaxBuilder,
+    tree.ChildSumTreeLSTMBuilder, tree.NaryTreeLSTMBuilder, tree.UnidirectionalTreeLSTMBuilder,
+    tree.BidirectionalTreeLSTMBuilder,
+)} | {"LSTMBuilder": rnn.VanillaLSTMBuilder}  # fmt: skip
+MODULES = ("_dynet", "dynet", "_dynjit", "dynjit.rnn", "dynjit.softmax_builders", "dynjit.tree", "dynjit")
 
 
 class KnownClasses(pickle.Unpickler):
@@ -30,8 +36,8 @@ class KnownClasses(pickle.Unpickler):
         self.allowed = {(kind.__module__, kind.__qualname__): kind for kind in allowed}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in MODULES and name in BUILDERS and hasattr(rnn, name):
-            return getattr(rnn, name)
+        if module in MODULES and name in BUILDERS:
+            return BUILDERS[name]
         if (module, name) in self.allowed:
             return self.allowed[module, name]
         raise ModelFileError(

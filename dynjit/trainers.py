@@ -116,6 +116,8 @@ class Trainer:
     moments = 0
 
     def __init__(self, m: ParameterCollection, learning_rate: float) -> None:
+        if not hasattr(self, "rule"):
+            raise TypeError(located("Trainer: needs one of its subclasses"))
         if not isinstance(m, ParameterCollection):
             raise TypeError(located(f"{type(self).__name__}: needs a ParameterCollection, got {type(m).__name__}"))
         self.model = m
@@ -237,10 +239,10 @@ class Trainer:
     def update_epoch(self, r: float = 1.0) -> None:
         """Does nothing, as in DyNet; set `learning_rate` instead."""
 
-    def update_subset(self, updated_params: list[int], updated_lookup_params: list[int]) -> None:
+    def update_subset(self, updated_params: list[int], updated_lookups: list[int]) -> None:
         """Updates only the parameters and tables with these positions in the collection's lists."""
         dense, tables = self.model.parameters_list(), self.model.lookup_parameters_list()
-        chosen = {id(dense[i]) for i in updated_params} | {id(tables[i]) for i in updated_lookup_params}
+        chosen = {id(dense[i]) for i in updated_params} | {id(tables[i]) for i in updated_lookups}
         kept = [(item, item._updated) for item in self.model.stored]
         try:
             for item, _ in kept:

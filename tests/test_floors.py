@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dynjit"
 FLOORS = (  # a file imports from lower floors, and on its own floor from those listed before it
-    "errors settings jit memory textformat legacy",
+    "errors settings jit memory textformat legacy names",
     "shape scalars blas op",
     "ops",
     "arena kernels plan",
@@ -20,7 +20,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "rnn_base rnn_lstm rnn tree softmax_builders trainers cell saving gradcheck options",
     "config dynet",
     "__init__",
-    "demo cli",
+    "demo run check cli",
 )
 PLACE = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names.split())}
 EXCEPTIONS = {  # importing file: (imported module, why)

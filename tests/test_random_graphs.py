@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 SIZE, BATCH, ROWS = 4, 3, 6
 profile = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False
 )
 
 

@@ -1,0 +1,336 @@
+"""The compiled front end makes the same nodes, and the same errors, as its twins in Python."""
+
+from __future__ import annotations
+
+import inspect
+import operator as python_operator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dynjit as dy
+import numpy as np
+import pytest
+from dynjit import frontend, graph, initializers, op
+from dynjit.ops import leaf
+from dynjit.shape import Shape
+
+pytestmark = pytest.mark.skipif(not frontend.is_native, reason="this interpreter has the twins alone")
+
+FAST = {function.__name__: (function, operator) for function, operator in op.fast.items()}
+
+
+class MyList(list):
+    """A list whose items compiled code must not read past the back of Python."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list.__iter__(self))
+
+
+@contextmanager
+def twins_alone() -> Iterator[None]:
+    """Inside, no operator is served by compiled code."""
+    kept = [operator.call for operator in op.operators]
+    try:
+        for operator in op.operators:
+            operator.call = operator.record
+        yield
+    finally:
+        for operator, call in zip(op.operators, kept, strict=True):
+            operator.call = call
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
+    """What a call does: the node that it makes with all that is known of it, or the error."""
+    header, first = graph.current.header, int(graph.current.header["node_count"])
+    streams = graph.random_state.tolist()
+    try:
+        made = call()
+    except Exception as error:
+        text = re.sub(r" \(at .*\)$", "", str(error))
+        text = re.sub(r"0x[0-9a-f]+|\d+/\d+", "", text)
+        return type(error), text, int(header["node_count"]) - first, graph.random_state.tolist() != streams
+    if not isinstance(made, dy.Expression):
+        return (type(made),)
+    number, count = made._node(), int(header["node_count"])
+    nodes, storage = graph.current.nodes, graph.current.storage
+    start, data = int(nodes[number]["args"]), int(nodes[number]["data"])
+    return (
+        count - first, number - first, int(nodes[number]["signature"]), int(nodes[number]["flags"]),
+        (storage.args[start : start + int(nodes[number]["arity"])] - first).tolist(),
+        storage.data[data : int(header["data_count"])].tolist(), made.dim(),
+    )  # fmt: skip
+
+
+def shape_of(given: Any) -> Shape:
+    return Shape(*given) if given and isinstance(given[0], tuple) else Shape(tuple(given))
+
+
+def arguments_of(operator: op.Operator, case: op.Case) -> list[Any]:
+    """The arguments of a plain call, operands as inputs of a new graph."""
+    dy.renew_cg()
+    initializers.reset_random_seed(3)
+    shapes = [shape_of(given) for given in case.shapes]
+    operands = [leaf.add_leaf(leaf.INPUT, shape, np.linspace(0.1, 0.9, shape.size)) for shape in shapes]
+    given, others = iter(operands), iter(case.arguments)
+    return [
+        operands if letter == "X" else next(given) if letter == "x" else next(others, None)
+        for letter in operator.params.replace("r", "")
+    ]  # fmt: skip
+
+
+def same(function: Callable, operator: op.Operator, case: op.Case, change: Callable[[list[Any]], Any]) -> tuple[Any, ...]:
+    """Checks that native and twin do the same; `change` makes (positional, keyword) arguments of the plain ones."""
+    native, found = frontend.builtin(function), []
+    for call in (native, function, native):
+        if call is function:
+            with twins_alone():
+                positional, keywords = change(arguments_of(operator, case))
+                found.append(outcome(lambda: function(*positional, **keywords)))
+        else:
+            positional, keywords = change(arguments_of(operator, case))
+            found.append(outcome(lambda: native(*positional, **keywords)))
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+PLAIN = [pytest.param(*FAST[name], id=name) for name in FAST if FAST[name][1].cases]
+
+
+@pytest.mark.parametrize(("function", "operator"), PLAIN)
+def test_plain_calls(function: Callable, operator: op.Operator) -> None:
+    names = list(inspect.signature(function).parameters)
+    for case in operator.cases:
+        result = same(function, operator, case, lambda arguments: (arguments, {}))
+        assert isinstance(result[0], int), result
+        same(function, operator, case, lambda arguments: ([], dict(zip(names, arguments, strict=False))))
+        same(function, operator, case, lambda arguments: (arguments[:1], dict(zip(names[1:], arguments[1:], strict=False))))
+
+
+def replaced(arguments: list[Any], position: int, value: Any) -> tuple[list[Any], dict[str, Any]]:
+    changed = list(arguments)
+    changed[position] = value(changed[position]) if callable(value) else value
+    return changed, {}
+
+
+STRANGE: dict[str, list[Any]] = {  # by letter: what stands in the place of a plain argument
+    "x": [None, 3, 2.5, "x", [], np.ones(3), lambda x: [x]],
+    "X": [None, [], (), "x", lambda xs: tuple(xs), MyList, lambda xs: [*xs, None], lambda xs: iter(xs), lambda xs: xs[0],
+          lambda xs: [1.0 for _ in xs]],
+    "i": [None, 1.5, "1", True, -1, 10**6, 2**63, -(2**80), np.int32, np.int64, np.float32(1), lambda i: [i]],
+    "f": [None, "1", 2, True, np.float32, np.float64, np.nan, np.inf, 2**80, lambda f: [f]],
+    "d": [None, 1.5, "1", True, -1, 10**6, 2**63, -(2**80), np.int32, np.uint8, lambda i: [i]],
+    "D": [None, 1, [], (), "12", lambda ids: tuple(ids), MyList, lambda ids: np.array(ids), lambda ids: [*ids, 0],
+          lambda ids: [-1 for _ in ids], lambda ids: [2**70 for _ in ids], lambda ids: [np.int64(i) for i in ids],
+          lambda ids: [float(i) for i in ids], lambda ids: [True for _ in ids]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "operator"), PLAIN)
+def test_strange_arguments(function: Callable, operator: op.Operator) -> None:
+    case = operator.cases[0]
+    letters = operator.params.replace("r", "")
+    for position, letter in enumerate(letters):
+        for value in STRANGE.get(letter, []):
+            if callable(value) and arguments_of(operator, case)[position] is None:
+                continue
+            same(function, operator, case, lambda arguments, p=position, v=value: replaced(arguments, p, v))
+    for change in (
+        lambda arguments: ([], {}),
+        lambda arguments: (arguments[:-1], {}),
+        lambda arguments: ([*arguments, None, None, None], {}),
+        lambda arguments: (arguments, {"nonsense": 1}),
+    ):
+        same(function, operator, case, change)
+
+
+@pytest.mark.parametrize("name", ["tanh", "add", "affine_transform", "pick", "esum", "pickneglogsoftmax", "cmult"])
+def test_stale_and_foreign_operands(name: str) -> None:
+    function, operator = FAST[name]
+    old = dy.inputVector([1, 2, 3])
+    dy.renew_cg()
+
+    def with_old(arguments: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        if operator.is_list:
+            return [[old, *arguments[0][1:]], *arguments[1:]], {}
+        return [old, *arguments[1:]], {}
+
+    result = same(function, operator, operator.cases[0], with_old)
+    assert result[0] is dy.StaleExpressionError
+
+
+def test_parameters_join_at_their_first_use(model: dy.ParameterCollection) -> None:
+    w, b, x = model.add_parameters((3, 3)), model.add_parameters((3,)), model.add_parameters((3,))
+    table = model.add_lookup_parameters((4, 3))
+    calls: dict[str, Callable[[], Any]] = {
+        "add": lambda: b + x, "product": lambda: w * x, "tanh": lambda: dy.tanh(x), "negate": lambda: -b,
+        "affine": lambda: dy.affine_transform([b, w, x]), "pick": lambda: x[1], "slice": lambda: x[1:3],
+        "lookup": lambda: table[2], "batch": lambda: dy.lookup_batch(table, [1, 1, 3]), "scale": lambda: 2 * x,
+        "esum": lambda: dy.esum([x, b, x]), "square": lambda: x**2, "matmul": lambda: w @ b, "whole": lambda: table + 1,
+    }  # fmt: skip
+    for name, call in calls.items():
+        found = []
+        for alone in (False, True):
+            dy.renew_cg()
+            if alone:
+                with twins_alone():
+                    slots = {"add": "add", "product": "multiply", "negate": "negative", "pick": "subscript"}
+                    found.append(outcome(lambda n=name, c=call: slow_call(n, slots, (w, b, x, table)) or c()))
+            else:
+                found.append(outcome(call))
+        assert found[0] == found[1], name
+    dy.renew_cg()
+    first = w * x
+    again = w * x
+    assert graph.current.header["node_count"] == 4
+    assert first.npvalue().tolist() == again.npvalue().tolist() == pytest.approx(w.as_array() @ x.as_array())
+
+
+def slow_call(name: str, slots: dict[str, str], given: tuple[Any, ...]) -> Any:
+    """The same call by the twin of a slot; None for calls that have none."""
+    w, b, x, table = given
+    arguments = {"add": (b, x), "product": (w, x), "negate": (b, b), "pick": (x, 1)}
+    return graph.slow[slots[name]](*arguments[name]) if name in slots else None
+
+
+# ---- the operators of expressions ------------------------------------------------------------------------------------
+
+OTHERS = [
+    2, 2.5, -1, -1.0, 0, 0.0, True, 2**70, 1e300, np.float32(1.5), np.int64(3), np.float64(2), np.array(2.0), np.nan,
+    None, "x", [1.0], np.ones(3), 1 + 2j, object,
+]  # fmt: skip
+PAIRS = {"add": python_operator.add, "subtract": python_operator.sub, "multiply": python_operator.mul,
+         "divide": python_operator.truediv, "matmul": python_operator.matmul}  # fmt: skip
+
+
+def both_ways(name: str, native: Callable[[], Any], slow: Callable[[], Any]) -> None:
+    with twins_alone():
+        expected = outcome(slow)
+    assert outcome(native) == expected, name
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name: str) -> None:
+    native, slow = PAIRS[name], graph.slow[name]
+    dy.renew_cg()
+    old = dy.inputVector([1, 2, 3])
+    dy.renew_cg()
+    a, b = dy.inputVector([1, 2, 3]), dy.inputVector([4, 5, 6])
+    m, s = dy.inputTensor(np.ones((3, 3))), dy.scalarInput(2)
+    for left, right in [(a, b), (m, a), (a, m), (m, m), (a, s), (s, a), (a, old), (old, a), (a, a)]:
+        both_ways(name, lambda x=left, y=right: native(x, y), lambda x=left, y=right: slow(x, y))
+    for other in OTHERS:
+        both_ways(name, lambda o=other: native(a, o), lambda o=other: slow(a, o))
+        if not isinstance(other, (np.ndarray, np.generic)):  # NumPy takes those to the elements, before it asks us
+            both_ways(name, lambda o=other: native(o, a), lambda o=other: slow(o, a))
+
+
+INDICES = [0, 1, 2, 3, -1, -3, -4, 2**70, True, 1.5, "1", None, np.int64(1), slice(0, 2), slice(1, None), slice(None),
+           slice(0, 0), slice(2, 1), slice(-2, None), slice(0, 9), slice(0, 3, 2), slice(None, None, -1), slice("a", 2),
+           slice(0, 2**70), (0, 1), [0]]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_subscripts(index: Any, model: dy.ParameterCollection) -> None:
+    table = model.add_lookup_parameters((3, 2))
+    for what in (lambda: dy.inputVector([1, 2, 3]), lambda: dy.inputTensor(np.ones((3, 2))), lambda: table):
+        found = []
+        for subscript in (python_operator.getitem, graph.slow["subscript"]):
+            dy.renew_cg()
+            x = what()
+            found.append(outcome(lambda f=subscript, x=x: f(x, index)))
+        assert found[0] == found[1]
+
+
+def test_inputs() -> None:
+    for native, slow, given in [
+        (dy.scalarInput, leaf.scalarInput, [1.5, 1, -2.0, True, np.float32(1), "x", None, [1.0], 2**70, np.nan]),
+        (dy.inputVector, leaf.inputVector, [
+            [1.0, 2.0], [1, 2], [], (1.0, 2.0), np.ones(2), [1.0, "x"], [1.0, None], MyList([1.0, 2.0]), None, "x", [[1.0]],
+            [True, 1.0], [np.float32(1), 2.0], [2**70, 1.0],
+        ]),
+    ]:  # fmt: skip
+        for value in given:
+            for _ in range(2):  # a shape that was not met before, and one that was
+                dy.renew_cg()
+                found = outcome(lambda: native(value))
+                dy.renew_cg()
+                assert found == outcome(lambda: slow(value)), value
+    assert dy.inputVector([1.0, 2.5]).value() == [1, 2.5]
+    assert dy.scalarInput(1.5).value() == 1.5
+
+
+def test_random_streams_are_the_same() -> None:
+    found = []
+    for alone in (False, True):
+        dy.renew_cg()
+        initializers.reset_random_seed(9)
+        x = dy.inputTensor(np.ones((20, 3)), batched=True)
+        if alone:
+            with twins_alone():
+                made = [dy.dropout(x, 0.5), dy.noise(x, 0.1), dy.dropout(x, 0.5)]
+        else:
+            made = [dy.dropout(x, 0.5), dy.noise(x, 0.1), dy.dropout(x, 0.5)]
+        found.append([e.npvalue() for e in made])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0][0] != found[0][2]).any()
+
+
+def test_builtins_look_like_their_functions() -> None:
+    for function, _ in FAST.values():
+        native = frontend.builtin(function)
+        assert native.__name__ == function.__name__
+        assert list(inspect.signature(native).parameters) == list(inspect.signature(function).parameters)
+        assert native.__doc__ == (function.__doc__ or "None")
+
+
+def test_handles_are_not_kept_alive_by_compiled_code() -> None:
+    import gc
+    import sys
+
+    x = dy.inputVector([1.0, 2.0])
+    numbers, y = [0.5, 0.25], 2.5
+    dy.tanh(x), dy.esum([x, x]), x + x, x * y, x[0], x[0:1], dy.inputVector(numbers), -x
+    counts = [sys.getrefcount(o) for o in (x, numbers, y, dy.Expression)]
+    for _ in range(100):
+        dy.tanh(x), dy.esum([x, x]), x + x, x * y, y * x, x[0], x[0:1], dy.inputVector(numbers), -x
+        x.value()
+        with pytest.raises(IndexError):
+            x[5]
+        with pytest.raises(TypeError):
+            x + "a"
+    gc.collect()
+    assert [sys.getrefcount(o) for o in (x, numbers, y, dy.Expression)] == counts
+
+
+TRAIN = """
+import platform, sys
+if sys.argv[1] == "twins":
+    platform.python_implementation = lambda: "other"
+import dynjit as dy
+from dynjit import frontend, initializers
+assert frontend.is_native == (sys.argv[1] != "twins")
+initializers.reset_random_seed(1)
+m = dy.ParameterCollection()
+table, lstm, w, b = m.add_lookup_parameters((5, 4)), dy.VanillaLSTMBuilder(1, 4, 6, m), m.add_parameters((3, 6)), m.add_parameters(3)
+trainer = dy.SimpleSGDTrainer(m)
+for epoch in range(4):
+    dy.renew_cg()
+    losses = []
+    for n in range(1, 4):
+        for h in lstm.initial_state().transduce([table[i % 5] for i in range(n + 2)]):
+            losses.append(dy.pickneglogsoftmax(dy.affine_transform([b, w, dy.dropout(h, 0.2)]) - 0.5 * b, n % 3))
+    loss = dy.esum(losses) / len(losses) + 0.01 * dy.squared_norm(w)
+    print(repr(loss.value()))
+    loss.backward()
+    trainer.update()
+    assert [v.value() for v in dy.inputVector([1, 2])] == [1, 2] and (-b)[0:2].dim() == ((2,), 1)
+"""
+
+
+def test_twins_alone_train_to_the_same_losses(python: Callable[..., Any]) -> None:
+    losses = python(TRAIN, "native").stdout
+    assert losses.count("\n") == 4
+    assert python(TRAIN, "twins").stdout == losses
