@@ -24,7 +24,7 @@ from dynjit.arena import (
 )
 from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
 from dynjit.op import LEAF, LIST, SLOTS
-from dynjit.plan import is_shared
+from dynjit.plan import has_stacked, is_shared
 
 
 @helper
@@ -179,7 +179,8 @@ def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
     shapes, pool = shapes_at(h.shapes), int64s(h.pool)
     call = calls_at(h.calls)[index]
     q = signatures_at(h.signatures)[call.signature]
-    y, scratch, ids, batch, start = call.y, call.scratch, call.ids, call.batch, call.args
+    y, scratch, ids, batch, start, deferred = call.y, call.scratch, call.ids, call.batch, call.args, call.deferred
+    call.deferred = -1
     call.args = h.argument_count
     call.batch = q.batch
     for i in range(call.count):
@@ -201,6 +202,7 @@ def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
     call.ids = ids
     call.batch = batch
     call.args = start
+    call.deferred = deferred
 
 
 @entry("int64(int64)")
@@ -234,7 +236,10 @@ def run_calls_back(context):  # type: ignore[no-untyped-def]
                 code = signatures[call.signature].op
                 if missing(h, code, call.arity):
                     return code
-                if hits == call.count or call.deferred >= 0:
+                # members that the target does not depend on have zero gradients and add nothing to a product, but a
+                # lookup would mark their rows
+                shared = operators_at(h.operators)[code].shared
+                if hits == call.count or (call.deferred >= 0 and has_stacked(shared, call.arity)):
                     differentiate(h, context, h.cursor - 1, order[call.first])
                 else:
                     differentiate_some(h, context, h.cursor - 1)

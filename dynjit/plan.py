@@ -45,6 +45,15 @@ def is_shared(shared, k, arity):  # type: ignore[no-untyped-def]
     return k < 62 and (shared >> k) & 1 == 1
 
 
+@helper
+def has_stacked(shared, arity):  # type: ignore[no-untyped-def]
+    """Whether an operator has operands that are not shared (a lookup has none)."""
+    for k in range(arity):
+        if not is_shared(shared, k, arity):
+            return True
+    return False
+
+
 # ---- calls -----------------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +177,7 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     if not wanted:
         return
     deferred = calls_at(h.deferred)
-    if position > 0:
+    if position > 0 and has_stacked(shared, call.arity):
         last_index = keys[key].deferred
         last = deferred[last_index]
         follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or last.ids + last.batch == call.ids)

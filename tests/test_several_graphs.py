@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import graph
 from dynjit.errors import ShapeError, StaleExpressionError
 
 
@@ -261,7 +260,3 @@ def test_dropped_nodes_are_left_out(capsys) -> None:
     dy.cg_revert()
     dy.print_text_graphviz()
     assert "N1" not in capsys.readouterr().out
-
-
-def test_current_is_restored() -> None:
-    assert graph.current is dy.cg()
