@@ -3,8 +3,8 @@
 Compiled code receives the address of the header, never the instance (a function that takes a jitclass is compiled anew
 in every process).  All arrays are reservations of address space: they never move, so addresses stay true.
 
-Values and gradients of everything, parameters and graphs, lie in two buffers `v` and `g`; a tensor and its gradient have
-the same offset.  Parameters fill the buffers from the front, each living graph owns a span further behind.
+Values and gradients of everything, parameters and graphs, lie in two buffers `v` and `g`; a tensor and its gradient
+have the same offset.  Parameters fill the buffers from the front, each living graph owns a span further behind.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ KEY = np.dtype(
 
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
-    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending", "highest",
+    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending",
+    "highest",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (

@@ -162,10 +162,10 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
         source = args[node.args + k]
         if not needs_gradient(h, source):
             continue
-        if call.deferred >= 0 and is_shared(operator.shared, k, call.arity):
-            if operators[signatures[nodes[source].signature].op].flags & LEAF:
-                calls_at(h.deferred)[call.deferred].active = 1
-                continue
+        is_leaf = operators[signatures[nodes[source].signature].op].flags & LEAF
+        if call.deferred >= 0 and is_leaf and is_shared(operator.shared, k, call.arity):
+            calls_at(h.deferred)[call.deferred].active = 1
+            continue
         address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
         if address != 1:
             call.j = k

@@ -1,8 +1,8 @@
 """The native front end: recording a node costs one short call of compiled code.
 
-Numba compiles C functions that CPython calls directly: the number slots of the type that Expression inherits from, and a
-builtin that serves all public operator functions.  Each takes the plain case (operands of the current graph, a signature
-met before, indices in range) and hands every other case, unchanged, to the function's twin in Python, which also says
+Numba compiles C functions that CPython calls directly: the number slots of the type that Expression inherits from, and
+a builtin that serves all public operator functions.  Each takes the plain case (operands of the current graph, a
+signature met before, indices in range) and hands every other case, unchanged, to the function's twin in Python, which also says
 what is wrong.  Where the interpreter's objects do not look as expected, the twins serve alone.
 """
 
@@ -27,21 +27,22 @@ from dynjit.arena import (
     Storage,
     append,
     append_leaf,
+    find_signature,
     float32s,
     float64s,
     headers,
     int64s,
     nodes_at,
     operators_at,
+    random_state,
     shapes_at,
     signatures_at,
-    find_signature,
     states,
     view_of,
 )
 from dynjit.arena import state as signature_state
-from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_symbol, read_sources
 from dynjit.cpu import forward
+from dynjit.jit import Compiled, add_symbol, entry, external, helper, python_symbol, read_sources
 from dynjit.memory import reserve
 from dynjit.plan import plan
 
@@ -74,12 +75,15 @@ state[0]["formats"] = formats.ctypes.data
 # until there is a graph: a header without room, so that compiled code hands everything over to the twins
 nothing = np.zeros(1, HEADER)
 scratch_of_nothing = reserve(SCRATCH, np.int64)
-nothing[0]["scratch"], state[0]["header"] = scratch_of_nothing.ctypes.data, nothing.ctypes.data
-nothing[0]["version"] = -1
+for _name, _array in (("scratch", scratch_of_nothing), ("seed", random_state), ("signatures", op.SIGNATURES),
+                      ("operators", op.TABLE)):  # fmt: skip
+    nothing[0][_name] = _array.ctypes.data
+nothing[0]["version"], state[0]["header"] = -1, nothing.ctypes.data
 add_symbol("dynjit_front_end", state.ctypes.data)
 for symbol in ("PyType_GenericAlloc", "PyObject_Vectorcall", "PyLong_AsLongLongAndOverflow", "PyFloat_AsDouble",
                "PyList_Size", "PyList_GetItem", "PyErr_Clear",
-               "PyTuple_Size", "PyTuple_GetItem", "PySlice_Unpack", "PyList_New", "PyList_SetItem", "PyFloat_FromDouble",
+               "PyTuple_Size", "PyTuple_GetItem", "PySlice_Unpack", "PyList_New", "PyList_SetItem",
+               "PyFloat_FromDouble",
                "PyLong_FromLongLong"):  # fmt: skip
     python_symbol(symbol)
 allocate = types.ExternalFunction("PyType_GenericAlloc", types.intp(types.intp, types.intp))
@@ -148,9 +152,9 @@ def operand(s, h, o):  # type: ignore[no-untyped-def]
         node = handle & 0xFFFFFFFF
         if handle >> 32 == h.version and node < h.node_count:
             known = nodes_at(h.nodes)[node]  # another node, perhaps, since the graph was cut back
-            if known.value == parameter.value and known.signature == parameter.signature:
-                if known.flags == parameter.flags:
-                    return node
+            is_same = known.value == parameter.value and known.signature == parameter.signature
+            if is_same and known.flags == parameter.flags:
+                return node
         node = append_leaf(h, parameter.signature, parameter.value, parameter.flags)
         if node >= 0:
             words(o + HANDLE)[0] = h.version << 32 | node
@@ -402,7 +406,7 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     if h.calls_done < h.call_count and forward(s.header) >= 0:
         return integer(-1)
     q = signatures_at(h.signatures)[node.signature]
-    wants_place, overflow = integer_of(h, self)
+    wants_place, _ = integer_of(h, self)
     if wants_place:
         return integer(node.value * PLACE + q.shape)
     values = float32s(h.v)[node.value : node.value + q.size]
@@ -416,7 +420,7 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     return result
 
 
-X, XS, I, IS, F, D, DS, R = (ord(letter) for letter in "xXiIfdDr")
+X, XS, INT, INTS, F, D, DS, R = (ord(letter) for letter in "xXiIfdDr")
 
 
 @external("int64(int64, int64, int64)")
@@ -465,7 +469,7 @@ def collect(code, args, nargs):  # type: ignore[no-untyped-def]
             else:
                 return 0
             floats += 1
-        elif letter == IS:
+        elif letter == INTS:
             if o == 0 or load(o + 8) != s.tuple:
                 return 0
             for i in range(tuple_size(o)):
@@ -522,7 +526,7 @@ def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
     """Serves all operators; `self` is an int object: the operator's code, plus OWN for calls inside of dynjit."""
     s = front_ends(state_address())[0]
     h = headers(s.header)[0]
-    number, overflow = integer_of(h, self)
+    number, _ = integer_of(h, self)
     code = number % OWN
     form = formats_at(s.formats)[code]
     result = 0
@@ -538,7 +542,7 @@ def native_input(self, args, nargs, names):  # type: ignore[no-untyped-def]
     """Serves scalarInput(number) (`self` 0) and inputVector(list of floats) (`self` 1)."""
     s = front_ends(state_address())[0]
     h = headers(s.header)[0]
-    is_vector, overflow = integer_of(h, self)
+    is_vector, _ = integer_of(h, self)
     result = 0
     if names == 0 and nargs == 1:
         o = load(args)
@@ -620,7 +624,8 @@ kept: list[Any] = []  # what the interpreter holds only the address of
 def make_type(name: str, size: int, member: str, slots: dict[int, int], bases: tuple[type, ...]) -> type:
     """A type with one more 64-bit integer field, and C functions in its slots."""
     members = (Member * 2)(Member(member.encode(), LONGLONG, size - 8, 0, None), Member())
-    table = (Slot * (len(slots) + 2))(*(Slot(*slot) for slot in slots.items()), Slot(MEMBERS, ctypes.addressof(members)))
+    entries = [Slot(*slot) for slot in slots.items()]
+    table = (Slot * (len(slots) + 2))(*entries, Slot(MEMBERS, ctypes.addressof(members)))
     spec = Spec(name.encode(), size, 0, SUBCLASSABLE, table)
     make = ctypes.pythonapi.PyType_FromSpecWithBases
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object]

@@ -621,4 +621,4 @@ def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
     return expression_at(current.add_leaf(leaf.leaf_signature(operator, shape), start, 0))
 
 
-leaf.add_leaf = add_leaf
+leaf.leaf_maker.append(add_leaf)

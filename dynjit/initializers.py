@@ -157,4 +157,6 @@ def initializer_of(init: Any, dims: tuple[int, ...], scale: float, mean: float, 
         return NumpyInitializer(init)
     if isinstance(init, str) and init in named:
         return named[init]()
-    raise ValueError(located(f"add_parameters: needs an initialiser, a number, an array or one of {sorted(named)}, got {init!r}"))
+    raise ValueError(located(
+        f"add_parameters: needs an initialiser, a number, an array or one of {sorted(named)}, got {init!r}"
+    ))  # fmt: skip

@@ -151,7 +151,8 @@ class KernelCache(_Cache):
         name = f"{self.modules[0]}.{self.function.__qualname__}"
         stamps = [source_stamp(module) for module in self.modules]
         key = hashlib.sha256(repr((name, str(signature), codegen.magic_tuple(), stamps)).encode())
-        key.update(repr((code.co_code, code.co_names, [c for c in code.co_consts if not hasattr(c, "co_code")])).encode())
+        constants = [constant for constant in code.co_consts if not hasattr(constant, "co_code")]
+        key.update(repr((code.co_code, code.co_names, constants)).encode())
         return folder / key.hexdigest()[:2] / f"{self.function.__name__}-{key.hexdigest()[:32]}"
 
     def load_overload(self, signature: object, target_context: Any) -> Any:

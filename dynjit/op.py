@@ -90,7 +90,7 @@ class Operator:
 
     def record(self, *arguments: Any) -> Any:
         """A new node, made in Python; `arguments` in the order of `params`, already of the right types."""
-        return recorder(self, arguments)
+        return recorder(self, arguments)  # noqa: F821  set by graph.py
 
     def __call__(self, *arguments: Any) -> Any:
         """A new node; compiled code serves the plain case."""
@@ -123,8 +123,8 @@ def define(
 ) -> Operator:
     """Adds an operator to the table.
 
-    params: one letter per argument of a call: x expression, X list of expressions, i int or I tuple of ints (part of the
-        signature), f float, d index or D list of indices (one per mini-batch item), r number of a random stream
+    params: one letter per argument of a call: x expression, X list of expressions, i int or I tuple of ints (part of
+        the signature), f float, d index or D list of indices (one per mini-batch item), r number of a random stream
         (drawn, not passed).  Floats come before indices.
     shape: rule (operands' shapes ..., ints ..., number of indices of D) -> Shape or Result; raises ShapeError.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
@@ -195,7 +195,8 @@ def add_signature(operator: Operator, key: tuple[int, ...], arity: int, result: 
     SIGNATURES[number] = (
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
-        shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound, result.scratch * shape.batch, 0,
+        shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound,
+        result.scratch * shape.batch, 0,
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end
     by_key[key] = number

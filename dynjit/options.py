@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ FLAGS = {  # any spelling that starts with it counts, as in DyNet; whether a val
 NO_GPU = ("{}: dynjit has no GPU to compute on: it was started with a request for one, but computes on the CPU. "
           "Leave the request out.")  # fmt: skip
 TWICE = "WARNING: Attempting to initialize dynet twice. Ignoring duplicate initialization."
+BELOW_ONE = math.nextafter(1, 0)
 is_initialised = [False]
 
 
@@ -49,7 +51,7 @@ def number(name: str, value: Any, low: float, high: float, kind: type = int) -> 
     except (TypeError, ValueError):
         found = None
     if found is None or not low <= found <= high:
-        limits = f"of {low} or more" if high > 1 << 60 else f"from {low} to {high}"
+        limits = f"from {low} to {'below 1' if high == BELOW_ONE else high}" if high < 1 << 60 else f"of {low} or more"
         raise ValueError(f"{name}: needs {'an integer' if kind is int else 'a number'} {limits}, got {value!r}")
     return found
 
@@ -128,10 +130,7 @@ class DynetParams:
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Weight decay of collections made from now on, from 0 to below 1."""
-        found = number("weight_decay", weight_decay, 0, 1, float)
-        if found == 1:
-            raise ValueError("weight_decay: needs a number from 0 to below 1, got 1")
-        self.weight_decay = found
+        self.weight_decay = number("weight_decay", weight_decay, 0, BELOW_ONE, float)
 
     def set_shared_parameters(self, shared_parameters: bool) -> None:
         """Whether processes that are forked later see each other's updates of parameters."""

@@ -1,10 +1,11 @@
 """From pending nodes to calls of kernels: which nodes run together, in which order, and where results lie.
 
-Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.  Among the
-keys that have ready nodes the one whose nodes are on average farthest from the target goes first, so that nodes that
+Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.  Among
+the keys that have ready nodes the one whose nodes are on average farthest from the target goes first, so that nodes that
 nothing waits for (losses, output layers) gather until all of them are ready.  All results of one key lie end to end in
 the order of execution.  A group becomes one call if its operands lie end to end too; otherwise an operator with shared
-operands (a product) gets its scattered operands copied together, and any other operator gets one call per contiguous run.
+operands (a product) gets its scattered operands copied together, and any other operator gets one call per contiguous
+run.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ def is_shared(shared, k, arity):  # type: ignore[no-untyped-def]
 @helper
 def has_stacked(shared, arity):  # type: ignore[no-untyped-def]
     """Whether an operator has operands that are not shared (a lookup has none)."""
+    count = 0
     for k in range(arity):
-        if not is_shared(shared, k, arity):
-            return True
-    return False
+        count += not is_shared(shared, k, arity)
+    return count > 0
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------

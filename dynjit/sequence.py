@@ -1,7 +1,7 @@
 """Records an LSTM over a whole sequence in one crossing into compiled code.
 
-Per step and layer the same four nodes as the twin in Python makes: input projection, product with the last output added,
-c and h.  The planner makes one product of the projections of all steps.
+Per step and layer the same four nodes as the twin in Python makes: input projection, product with the last output
+added, c and h.  The planner makes one product of the projections of all steps.
 """
 
 from __future__ import annotations

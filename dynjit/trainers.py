@@ -1,7 +1,8 @@
 """Trainers: one pass over flat storage per update; of lookup tables, over the rows that were used.
 
 Parameters that were made one after another lie end to end, so that a trainer has few spans to go over.  Its moments lie
-in buffers of its own at the parameters' offsets.  Each rule is a function of one window of values; the loops exist once.
+in buffers of its own at the parameters' offsets.  Each rule is a function of one window of values; the loops exist
+once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dynjit.memory import reserve
 from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, parameter_changes
 from dynjit.scalars import ONE, ZERO
 
-# what is updated together: offset, elements of a row, rows, offset of the rows' marks (or -1), whether trainers change it
+# updated together: offset, elements of a row, rows, offset of the rows' marks (or -1), whether trainers change it
 SPAN = np.dtype([(name, "i8") for name in ("start", "item", "rows", "marks", "updated")])
 spans_at = view_of(SPAN)
 
@@ -206,7 +207,8 @@ class Trainer:
         return 1.0
 
     def _bad_parameter(self) -> str:
-        return next((item.name() for item in self.model.stored if not np.isfinite(item.gradients()).all()), "none alone")
+        bad = (item.name() for item in self.model.stored if not np.isfinite(item.gradients()).all())
+        return next(bad, "none alone")
 
     def reset_gradient(self) -> None:
         """Drops all gradients that wait for an update."""

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import dynjit as dy
 import pytest
+
+import dynjit as dy
 from dynjit import graph, initializers, parameters
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit import frontend, graph, initializers, op
 from dynjit.ops import leaf
 from dynjit.shape import Shape

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit import graph
 from dynjit.errors import ShapeError, StaleExpressionError
 

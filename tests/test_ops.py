@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from dynjit import cpu, graph, op
 from dynjit.gradcheck import WideGraph, check_nodes
 from dynjit.ops import leaf

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import dynjit as dy
 import numpy as np
-from dynjit import graph, initializers
-from dynjit.gradcheck import WideGraph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import dynjit as dy
+from dynjit import graph, initializers
+from dynjit.gradcheck import WideGraph
 
 SIZE, BATCH, ROWS = 4, 3, 6
 profile = settings(

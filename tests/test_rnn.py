@@ -7,9 +7,10 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit import rnn
 from dynjit.errors import ShapeError, StaleExpressionError
 
@@ -424,7 +425,6 @@ def test_one_mask_serves_all_steps_and_sequences_of_a_graph(builder: type, model
     x = inputs(1)[0]
     first = b.initial_state().transduce([x, x, x])
     assert [y.value() for y in b.initial_state().transduce([x, x, x])] == [y.value() for y in first]
-    # the mask of inputs, found in the first layer's output: with no recurrence it is the same at both steps
     b.set_dropout(0)
     plain = b.initial_state().transduce([x, x, x])[-1].value()
     assert not np.allclose(plain, first[-1].value())
@@ -582,11 +582,9 @@ def test_inputs_of_another_size_are_refused_and_the_graph_stays_usable(
     builder: type, model: dy.ParameterCollection
 ) -> None:
     b = made(builder, model)
-    for x in (vector(1, 2), dy.inputTensor(np.ones((3, 3)))):
+    for use in (b.initial_state().add_input, lambda x: b.initial_state().transduce([x])):
         with pytest.raises(ShapeError):
-            b.initial_state().add_input(x)
-            dy.forward(b.initial_state().transduce([x]))
-            raise AssertionError("not refused")
-    with pytest.raises(TypeError):
+            use(vector(1, 2))
+    with pytest.raises(TypeError, match="needs expressions, got list"):
         b.initial_state().add_input([1, 2, 3])
     assert np.isfinite(b.initial_state().transduce(inputs(2))[-1].value()).all()

@@ -28,7 +28,7 @@ class Model:
         return self.V * dy.tanh(affine_transform([self.b, self.W, x]))
 
 print(__name__, sys.argv, dy.__version__, np.__name__, helper.dy is dy, dynet_config.get()["seed"])
-print(isinstance(LSTMBuilder(1, 2, 2, Model(dy.ParameterCollection()).W and dy.ParameterCollection()), _dynet._RNNBuilder))
+print(isinstance(LSTMBuilder(1, 2, 2, dy.ParameterCollection()), _dynet._RNNBuilder))
 pickle.dumps(Model)  # found in __main__
 pc = dy.ParameterCollection()
 model, trainer = Model(pc), dy.SimpleSGDTrainer(pc)
@@ -79,7 +79,7 @@ def verdicts(source: str) -> dict[str, tuple[str, list[int]]]:
 
 
 def test_uses_of_the_module() -> None:
-    found = verdicts("import dynet as dy\nx = dy.silu(dy.zeros(2))\ny = dy.silu(x) + dy.nonsense\nprint(dy.__version__)\n")
+    found = verdicts("import dynet as dy\nx = dy.silu(dy.zeros(2))\ny = dy.silu(x) + dy.nonsense\ndy.__version__\n")
     assert found == {"nonsense": ("missing", [3]), "silu": ("better", [2, 3]), "zeros": ("better", [2])}
     assert verdicts("import _dynet\n_dynet.tanh(1)") == {"tanh": ("same", [2])}
     assert verdicts("import dynet\ndynet.dynet_config") == {"dynet_config": ("same", [2])}
@@ -107,7 +107,7 @@ class Tagger:
 """)
     assert found == {
         "AdamTrainer.set_rates": ("missing", [9]), "AdamTrainer.update_subset": ("better", [8]),
-        "AdamTrainer": ("better", [5])[:0] or ("same", [5]), "LSTMBuilder": ("better", [6]),
+        "AdamTrainer": ("same", [5]), "LSTMBuilder": ("better", [6]),
         "LSTMBuilder.initial_state": ("same", [10]), ".add_inputs": ("better", [10]),
     }  # fmt: skip
 

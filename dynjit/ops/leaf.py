@@ -24,7 +24,12 @@ PARAMETER = define("parameter", shape=given_shape, params="I", leaf=True)
 LOOKUP_TABLE = define("lookup_table", shape=given_shape, params="I", leaf=True)
 INPUT = define("input", shape=given_shape, params="I", leaf=True)
 
-add_leaf: Callable[[op.Operator, Shape, np.ndarray | float], Any]  # set by graph.py
+def add_leaf(operator: op.Operator, shape: Shape, values: np.ndarray | float) -> Any:
+    """A node with its values in place."""
+    return leaf_maker[0](operator, shape, values)
+
+
+leaf_maker: list[Callable[[op.Operator, Shape, np.ndarray | float], Any]] = []  # filled by graph.py
 
 
 def leaf_signature(operator: op.Operator, shape: Shape) -> int:

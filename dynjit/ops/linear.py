@@ -112,7 +112,8 @@ def affine_transform_forward(v, y, arg, a, k, ints, item, rows, cols, batch, n, 
         w, x, depth = arg[a + p], arg[a + p + 1], ints[p // 2]
         step_w, step_x = rows * depth * (arg[a + k + p] > 1), depth * cols * (arg[a + k + p + 1] == batch)
         if step_w == 0 and step_x > 0:  # one matrix for all columns
-            gemm_nn(v[w : w + rows * depth], v[x : x + depth * cols * batch], v[y : y + n], rows, cols * batch, depth, 1)
+            columns = cols * batch
+            gemm_nn(v[w : w + rows * depth], v[x : x + depth * columns], v[y : y + n], rows, columns, depth, 1)
         else:
             for b in range(batch):
                 at_w, at_x = w + b * step_w, x + b * step_x
