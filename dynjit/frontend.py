@@ -2,8 +2,8 @@
 
 Numba compiles C functions that CPython calls directly: the number slots of the type that Expression inherits from, and
 a builtin that serves all public operator functions.  Each takes the plain case (operands of the current graph, a
-signature met before, indices in range) and hands every other case, unchanged, to the function's twin in Python, which also says
-what is wrong.  Where the interpreter's objects do not look as expected, the twins serve alone.
+signature met before, indices in range) and hands every other case, unchanged, to the function's twin in Python, which
+also says what is wrong.  Where the interpreter's objects do not look as expected, the twins serve alone.
 """
 
 from __future__ import annotations
