@@ -74,7 +74,7 @@ class NodesByNumber:
             if not 0 <= index < values.size:
                 raise IndexError(located(f"inputSparseTensor: needs positions below {values.size}, got {index}"))
             values[index] = value
-        return leaf.inputTensorTranspose(values, dim, batch_size)
+        return leaf.inputTensorTranspose(values.tolist(), dim, batch_size)
 
     def print_graphviz(self: Any) -> None:
         """Prints the graph in the DOT language."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dynjit import graph, initializers, memory, parameters
@@ -84,7 +84,7 @@ class DynetParams:
 
     def from_flags(self, arguments: Sequence[str]) -> None:
         """Reads the --dynet-* flags of a list of arguments; see `from_args`."""
-        setters = {
+        setters: dict[str, Callable[[Any], None]] = {
             "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch,
             "profiling": self.set_profiling, "weight-decay": self.set_weight_decay, "devices": self._set_devices,
             "gpus": self.set_requested_gpus, "gpu": lambda value: self.set_requested_gpus(1),
@@ -95,7 +95,7 @@ class DynetParams:
 
     def from_config(self, conf: dict[str, Any]) -> None:
         """Takes the values of a dict like that of `dynet_config.get()`."""
-        setters = {
+        setters: dict[str, Callable[[Any], None]] = {
             "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch,
             "profiling": self.set_profiling, "weight_decay": self.set_weight_decay,
             "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,

@@ -2,8 +2,8 @@
 
 Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.  Among
 the keys that have ready nodes the one whose nodes are on average farthest from the target goes first, so that nodes
-that nothing waits for (losses, output layers) gather until all of them are ready.  All results of one key lie end to end in
-the order of execution.  A group becomes one call if its operands lie end to end too; otherwise an operator with shared
+that nothing waits for (losses, output layers) gather until all of them are ready.  All results of one key lie end to
+end in the order of execution.  A group becomes one call if its operands lie end to end too; otherwise an operator with shared
 operands (a product) gets its scattered operands copied together, and any other operator gets one call per contiguous
 run.
 """

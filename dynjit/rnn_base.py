@@ -266,7 +266,10 @@ class Builder:
     def get_parameter_expressions(self) -> list[list[Expression]]:
         """The parameters of each layer in the current graph; raises ValueError before `initial_state` in this graph."""
         run = self._current_runs("get_parameter_expressions")[0]
-        return [[p.expr(True) if isinstance(p, Parameters) else p for p in layer] for layer in run.parameters]
+        return [
+            [p.expr(True) if isinstance(p, Parameters) else p for p in layer[: len(own)]]
+            for layer, own in zip(run.parameters, self._parameters)
+        ]
 
     def param_collection(self) -> ParameterCollection:
         """The builder's own sub-collection."""

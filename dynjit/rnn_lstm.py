@@ -26,7 +26,10 @@ affine_transform, add_product, product = (
 layer_norm, lstm_activation, vanilla_lstm_c, vanilla_lstm_h = (
     builtin(function)
     for function in (
-        reduce.layer_norm, recurrent.lstm_activation, recurrent.vanilla_lstm_c, recurrent.vanilla_lstm_h,
+        reduce.layer_norm,
+        recurrent.lstm_activation,
+        recurrent.vanilla_lstm_c,
+        recurrent.vanilla_lstm_h,
     )
 )
 
@@ -96,9 +99,7 @@ class VanillaLSTMBuilder(MaskedRNNBuilder):
 Pair = tuple[Expression, Expression]
 
 
-def plain_step(
-    weights: list[Any], x: Expression, c: Expression, before: Expression | None, forget_bias: float
-) -> Pair:
+def plain_step(weights: list[Any], x: Expression, c: Expression, before: Expression | None, forget_bias: float) -> Pair:
     """c and h of one layer, after an input and its output `before`."""
     w_x, w_h, b = weights
     pre = affine_transform([b, w_x, x])

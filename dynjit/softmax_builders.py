@@ -73,10 +73,11 @@ class SoftmaxBuilder:
         version = graph.current.version()
         if self._version != version:
             self._constants, self._version = {}, version
-        if k not in self._constants:
+        pair = self._constants.get(k)
+        if pair is None or not graph.current.has(pair[0].handle & 0xFFFFFFFF):  # dropped by `cg_revert`
             W, b = self._parameters[k]
-            self._constants[k] = W.expr(False), None if b is None else b.expr(False)
-        return self._constants[k]
+            pair = self._constants[k] = W.expr(False), None if b is None else b.expr(False)
+        return pair
 
     # ---- what a kind defines, or can do better ----
 

@@ -436,6 +436,7 @@ class CyclicalSGDTrainer(SimpleSGDTrainer):
 
     def update(self) -> None:
         super().update()
-        cycle = math.floor(1 + self.updates / (2 * self.step_size))
-        x = abs(self.updates / self.step_size - 2 * cycle + 1)
-        self._rate = self.low + (self.high - self.low) * max(0.0, 1 - x) * self.gamma**self.updates
+        done = self.updates - 1  # the rate of the second update is that of the first, as in DyNet
+        cycle = math.floor(1 + done / (2 * self.step_size))
+        x = abs(done / self.step_size - 2 * cycle + 1)
+        self._rate = self.low + (self.high - self.low) * max(0.0, 1 - x) * self.gamma**done

@@ -57,9 +57,10 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
     number, count = made._node(), int(header["node_count"])
     nodes, storage = graph.current.nodes, graph.current.storage
     start, data = int(nodes[number]["args"]), int(nodes[number]["data"])
+    operands = storage.args[start : start + int(nodes[number]["arity"])]
     return (
         count - first, number - first, int(nodes[number]["signature"]), int(nodes[number]["flags"]),
-        (storage.args[start : start + int(nodes[number]["arity"])] - first).tolist(),
+        [("made", k - first) if k >= first else ("given", k) for k in operands.tolist()],
         storage.data[data : int(header["data_count"])].tolist(), made.dim(),
     )  # fmt: skip
 

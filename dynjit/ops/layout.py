@@ -206,11 +206,11 @@ def pick_batch_elems(x: Any, vs: Sequence[int]) -> Any:
 
 def concatenate_shape(xs: list[Shape], axis: int = 1) -> Result:
     """ints: runs, and the elements of a run that lie before each operand and in total."""
-    rank = max(axis + 1, *(len(x.dims) for x in xs))
-    batch = max(x.batch for x in xs)
+    longest, batch = max(len(x.dims) for x in xs), max(x.batch for x in xs)
+    is_axis = 0 <= axis <= min(longest, MAX_RANK - 1)
+    rank = max(axis + 1, longest) if is_axis else longest
     around = {tuple(x.dim(k) for k in range(rank) if k != axis) for x in xs}
-    longest = max(len(x.dims) for x in xs)
-    if not 0 <= axis <= min(longest, MAX_RANK - 1) or len(around) > 1 or any(x.batch not in (1, batch) for x in xs):
+    if not is_axis or len(around) > 1 or any(x.batch not in (1, batch) for x in xs):
         needs = f"equal sizes but along axis {axis}, which is at most the rank, and mini-batches that are equal or 1"
         raise ShapeError("concatenate", needs, *xs)
     dims = [xs[0].dim(k) for k in range(rank)]
