@@ -30,7 +30,7 @@ class Use:
 
     def __str__(self) -> str:
         lines = ", ".join(map(str, self.lines[:8])) + " ..." * (len(self.lines) > 8)
-        return f"{self.verdict:8}{self.name:32}line {lines}{': ' * bool(self.reason)}{self.reason}"
+        return f"{self.verdict:8}{self.name:44} line {lines}{': ' * bool(self.reason)}{self.reason}"
 
 
 def of_module(name: str) -> tuple[str, str]:
@@ -44,9 +44,9 @@ def of_module(name: str) -> tuple[str, str]:
 
 
 def of_methods(found: list[Name]) -> tuple[str, str]:
-    """(verdict, reason) of a method that several classes may have."""
-    reasons = dict.fromkeys(method.better for method in found if method.better)
-    return (BETTER, "; ".join(reasons)) if reasons else (SAME, "")
+    """(verdict, reason) of a method that several classes may have: better if it is so in all of them."""
+    reasons = dict.fromkeys(method.better for method in found)
+    return (BETTER, "; ".join(reasons)) if all(reasons) else (SAME, "")
 
 
 def of_class(kind: str, method: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The items of docs/differences.md: where DyNet is wrong or ends the process, dynjit is right or raises an exception."""
+"""The items of docs/differences.md: where DyNet is wrong or ends the process, dynjit is right or says what is wrong."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def tensor(*dims: int, batched: bool = False) -> dy.Expression:
 
 VECTORS, MATRICES = random.normal(size=(5, 4)), random.normal(size=(4, 4, 4))
 GATES, CUBES = random.uniform(size=(5, 16)), random.normal(size=(3, 3, 3, 3))
+FILTER = random.normal(size=(2, 2, 4, 1))
 ELU, SILU = (lambda x: dy.elu(x, 2.0)), (lambda x: dy.silu(x, 2.0))
 UNLIKE: dict[str, Callable[[], list[dy.Expression]]] = {
     "constants": lambda: [f(dy.inputVector(x)) for x in VECTORS for f in (dy.rectify, dy.elu, ELU, dy.silu, SILU)],
@@ -39,8 +40,7 @@ UNLIKE: dict[str, Callable[[], list[dy.Expression]]] = {
         for f in (dy.vanilla_lstm_c, dy.vanilla_lstm_h)
     ],
     "conv2d_bias": lambda: [
-        dy.conv2d_bias(dy.inputTensor(MATRICES[:3]), dy.inputTensor(MATRICES[0].reshape(2, 2, 4, 1)), dy.inputVector([b]), [1, 1])
-        for b in (1, 2)
+        dy.conv2d_bias(dy.inputTensor(MATRICES), dy.inputTensor(FILTER), dy.inputVector([b]), [1, 1]) for b in (1, 2)
     ],
 }  # fmt: skip
 
@@ -162,10 +162,11 @@ def renewed() -> dy.Expression:
     return x
 
 
-def clusters(text: str) -> None:
+def clusters(text: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clusters"
-        path.write_text(text)
+        if text is not None:
+            path.write_text(text)
         dy.ClassFactoredSoftmaxBuilder(3, str(path), {"a": 0}, dy.ParameterCollection())
 
 
@@ -175,6 +176,12 @@ def table() -> dy.LookupParameters:
 
 def builder() -> dy.VanillaLSTMBuilder:
     return dy.VanillaLSTMBuilder(1, 2, 2, dy.ParameterCollection())
+
+
+def stale_state() -> dy.RNNState:
+    state = builder().initial_state()
+    dy.renew_cg()
+    return state
 
 
 FAILURES: dict[str, tuple[type[Exception], Callable[[], object]]] = {
@@ -213,12 +220,12 @@ FAILURES: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     "set": (ShapeError, lambda: dy.vecInput(3).set([1, 2])),
     "directory": (FileNotFoundError, lambda: table().save("/missing/file")),
     "weight decay": (ValueError, lambda: dy.ParameterCollection().set_weight_decay(-1)),
-    "no clusters": (FileNotFoundError, lambda: dy.ClassFactoredSoftmaxBuilder(3, "/missing", {}, dy.ParameterCollection())),
+    "no clusters": (FileNotFoundError, lambda: clusters(None)),
     "unknown word": (ValueError, lambda: clusters("c a\nc b\n")),
     "softmax base": (TypeError, lambda: dy.SoftmaxBuilder()),
     "trainer base": (TypeError, lambda: dy.Trainer(dy.ParameterCollection(), 0.1)),
     "device": (NoCudaError, lambda: dy.to_device(dy.ones(2), "GPU:0")),
-    "stale builder": (ValueError, lambda: (lambda state: (dy.renew_cg(), state.add_input(dy.ones(2))))(builder().initial_state())),
+    "stale builder": (ValueError, lambda: stale_state().add_input(dy.ones(2))),
     "empty list": (ValueError, lambda: dy.esum([])),
 }  # fmt: skip
 

@@ -108,7 +108,7 @@ class Tagger:
     assert found == {
         "AdamTrainer.set_rates": ("missing", [9]), "AdamTrainer.update_subset": ("better", [8]),
         "AdamTrainer": ("same", [5]), "LSTMBuilder": ("better", [6]),
-        "LSTMBuilder.initial_state": ("same", [10]), ".add_inputs": ("better", [10]),
+        "LSTMBuilder.initial_state": ("same", [10]), ".add_inputs": ("same", [10]),
     }  # fmt: skip
 
 
