@@ -22,9 +22,9 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
+from dynjit.calls import has_stacked, is_shared
 from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
 from dynjit.op import LEAF, LIST, SLOTS
-from dynjit.plan import has_stacked, is_shared
 
 
 @helper

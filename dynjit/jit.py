@@ -39,7 +39,7 @@ OPTIONS: dict[str, Any] = {
     "no_cpython_wrapper": True,
 }
 PACKAGE = Path(__file__).parent
-IMPORT = re.compile(r"^\s*(?:from (dynjit[\w.]*) import ([\w, ]+)|import (dynjit[\w.]*))", re.MULTILINE)
+IMPORT = re.compile(r"^\s*(?:from (dynjit[\w.]*) import (\([^)]*\)|[\w, ]+)|import (dynjit[\w.]*))", re.MULTILINE)
 
 
 def kernel(function: Callable) -> Callable:
@@ -73,7 +73,7 @@ def imports_of(module: str) -> tuple[str, tuple[str, ...]]:
     source = path.read_text(encoding="utf-8")
     names: list[str] = []
     for parent, parts, whole in IMPORT.findall(source):
-        names += [whole] if whole else [parent, *(f"{parent}.{part.strip()}" for part in parts.split(","))]
+        names += [whole] if whole else [parent, *(f"{parent}.{part}" for part in re.findall(r"\w+", parts))]
     return hashlib.sha256(source.encode()).hexdigest(), tuple(names)
 
 

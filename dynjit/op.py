@@ -24,7 +24,7 @@ NO_CUDA = None
 UNBOUNDED = 1 << 62
 SLOTS = 8  # addresses per operator in the kernel table: forward, then one per differentiated argument
 
-OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("expands", "i8")])
+OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8")])
 NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM = 1, 2, 4, 8, 16, 32  # flags
 
 SIGNATURE = np.dtype(
@@ -147,7 +147,7 @@ def define(
         | (LIST if made.is_list else 0)
         | (RANDOM if "r" in params else 0)
     )
-    TABLE[made.code] = shared, stepped, flags, params.count("f"), "d" in params
+    TABLE[made.code] = shared, stepped, flags, params.count("f")
     return made
 
 

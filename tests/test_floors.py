@@ -12,7 +12,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "errors settings jit memory textformat legacy names",
     "shape scalars blas op",
     "ops",
-    "arena kernels plan",
+    "arena kernels calls plan",
     "cpu gpu frontend",
     "tensor nodes graph",
     "initializers sequence graphviz",

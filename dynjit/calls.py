@@ -1,0 +1,328 @@
+"""Where results lie, and which kernel calls make them.
+
+All results of one group key lie end to end in the order of execution.  A group becomes one call if its operands lie end
+to end too; otherwise an operator with shared operands (a product) gets its scattered operands copied together, and any
+other operator gets one call per contiguous run: for it a copy would cost as much as the work.
+"""
+
+from __future__ import annotations
+
+from dynjit import op
+from dynjit.arena import (
+    GATHER,
+    NEEDS_GRADIENT,
+    calls_at,
+    headers,
+    int32s,
+    int64s,
+    keys_at,
+    nodes_at,
+    operators_at,
+    shapes_at,
+    signatures_at,
+)
+from dynjit.jit import external, helper
+
+FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
+
+
+
+@helper
+def take(h, count):  # type: ignore[no-untyped-def]
+    """Offset of `count` elements, aligned to 64 bytes."""
+    start = (h.value_top + 15) & ~15
+    h.value_top = start + count
+    return start
+
+
+@helper
+def is_shared(shared, k, arity):  # type: ignore[no-untyped-def]
+    return k < 62 and (shared >> k) & 1 == 1
+
+
+@helper
+def has_stacked(shared, arity):  # type: ignore[no-untyped-def]
+    """Whether an operator has operands that are not shared (a lookup has none)."""
+    count = 0
+    for k in range(arity):
+        count += not is_shared(shared, k, arity)
+    return count > 0
+
+
+# ---- calls -----------------------------------------------------------------------------------------------------------
+
+
+@helper
+def new_call(h, signature, node, arity, y, batch):  # type: ignore[no-untyped-def]
+    """Appends a call for nodes that begin with `node`; its operands are filled in by the caller."""
+    call = calls_at(h.calls)[h.call_count]
+    call.signature = signature
+    call.arity = arity
+    call.deferred = -1
+    call.y = y
+    call.args = h.argument_count
+    call.batch = batch
+    call.scratch = 0
+    call.ids = 0
+    call.floats = nodes_at(h.nodes)[node].data
+    call.active = 0
+    h.argument_count += 2 * arity
+    h.call_count += 1
+    return call
+
+
+@helper
+def collect_ids(h, call, first, count):  # type: ignore[no-untyped-def]
+    """Lays the indices of a call's nodes end to end."""
+    nodes, order, data = nodes_at(h.nodes), int32s(h.order), int64s(h.data)
+    q = signatures_at(h.signatures)[call.signature]
+    floats = operators_at(h.operators)[q.op].floats
+    if count == 1:
+        call.ids = nodes[order[first]].data + floats
+        return
+    call.ids = h.data_count
+    for i in range(first, first + count):
+        source = nodes[order[i]].data + floats
+        for b in range(q.ids):
+            data[h.data_count] = data[source + b]
+            h.data_count += 1
+
+
+@external("void(int64, int64, int64, int64)")
+def finish_call(context, index, first, count):  # type: ignore[no-untyped-def]
+    """Tells a call its nodes, and lays their indices end to end."""
+    h = headers(context)[0]
+    call = calls_at(h.calls)[index]
+    q = signatures_at(h.signatures)[call.signature]
+    call.first = first
+    call.count = count
+    if q.ids > 0:
+        collect_ids(h, call, first, count)
+
+
+@external("int64(int64, int64, int64)")
+def run_length(context, first, stop):  # type: ignore[no-untyped-def]
+    """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
+    h = headers(context)[0]
+    nodes, args, order, mode, data = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int32s(h.mode), int64s(h.data)
+    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
+    head = nodes[order[first]]
+    q = signatures_at(h.signatures)[head.signature]
+    operator = operators_at(h.operators)[q.op]
+    for k in range(head.arity):
+        mode[k] = 0
+    i = first + 1
+    while i < stop:
+        node = nodes[order[i]]
+        for f in range(operator.floats):
+            if data[node.data + f] != data[head.data + f]:
+                return i - first
+        for k in range(head.arity):
+            shape = shapes[pool[q.key + 2 + k]]
+            start, offset = nodes[args[head.args + k]].value, nodes[args[node.args + k]].value
+            may_move = shape.batch == q.batch or shape.batch > 1
+            may_stay = shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1
+            if may_move and mode[k] != FIXED and offset == start + (i - first) * shape.item * shape.batch:
+                mode[k] = MOVING
+            elif may_stay and mode[k] != MOVING and offset == start:
+                mode[k] = FIXED
+            else:
+                return i - first
+        i += 1
+    return i - first
+
+
+@external("int64(int64, int64, int64)")
+def call_run(context, first, count):  # type: ignore[no-untyped-def]
+    """One call for a run of nodes; returns its number."""
+    h = headers(context)[0]
+    nodes, args, order, mode = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int32s(h.mode)
+    shapes, pool, arguments = shapes_at(h.shapes), int64s(h.pool), int64s(h.arguments)
+    head = nodes[order[first]]
+    q = signatures_at(h.signatures)[head.signature]
+    call = new_call(h, head.signature, order[first], head.arity, head.value, q.batch * count)
+    for k in range(head.arity):
+        batch = shapes[pool[q.key + 2 + k]].batch
+        arguments[call.args + k] = nodes[args[head.args + k]].value
+        arguments[call.args + head.arity + k] = batch * count if count > 1 and mode[k] == MOVING else batch
+    finish_call(context, h.call_count - 1, first, count)
+    return h.call_count - 1
+
+
+@external("void(int64, int64, int64, int64)")
+def defer(context, index, key, position):  # type: ignore[no-untyped-def]
+    """Enters a call's product into the list of those that wait for the end of the backward pass.
+
+    A record grows as long as results and stacked operands of one key follow each other, so that all columns of a
+    weight become one product.
+    """
+    h = headers(context)[0]
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
+    signatures, operators = signatures_at(h.signatures), operators_at(h.operators)
+    shapes, pool, call, keys = shapes_at(h.shapes), int64s(h.pool), calls_at(h.calls)[index], keys_at(h.keys)
+    q = signatures[call.signature]
+    shared = operators[q.op].shared
+    head = nodes[order[call.first]]
+    wanted = False
+    for k in range(call.arity):
+        source = nodes[args[head.args + k]]
+        is_leaf = operators[signatures[source.signature].op].flags & op.LEAF
+        if is_shared(shared, k, call.arity) and is_leaf and source.flags & NEEDS_GRADIENT:
+            wanted = True
+    if not wanted:
+        return
+    deferred = calls_at(h.deferred)
+    if position > 0 and has_stacked(shared, call.arity):
+        last_index = keys[key].deferred
+        last = deferred[last_index]
+        follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or last.ids + last.batch == call.ids)
+        for k in range(call.arity):
+            if not is_shared(shared, k, call.arity):
+                item = shapes[pool[q.key + 2 + k]].item
+                batch = arguments[last.args + call.arity + k]
+                follows = follows and arguments[last.args + k] + batch * item == arguments[call.args + k]
+        if follows:
+            last.batch += call.batch
+            for k in range(call.arity):
+                if not is_shared(shared, k, call.arity):
+                    arguments[last.args + call.arity + k] += arguments[call.args + call.arity + k]
+            call.deferred = last_index
+            return
+    record = deferred[h.deferred_count]
+    record.signature = call.signature
+    record.arity = call.arity
+    record.y = call.y
+    record.batch = call.batch
+    record.scratch = call.scratch
+    record.ids = call.ids
+    record.floats = call.floats
+    record.first = call.first
+    record.active = 0
+    record.args = h.argument_count
+    h.argument_count += 2 * call.arity
+    for k in range(2 * call.arity):
+        arguments[record.args + k] = arguments[call.args + k]
+    call.deferred = h.deferred_count
+    if key >= 0:
+        keys[key].deferred = h.deferred_count
+    h.deferred_count += 1
+
+
+@external("void(int64, int64, int64, int64, int64, int64)")
+def gather(context, first, count, k, size, target):  # type: ignore[no-untyped-def]
+    """A call that copies operand k of a group's nodes to `target`, end to end."""
+    h = headers(context)[0]
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
+    call = new_call(h, GATHER, order[first], 0, target, size)
+    for i in range(count):
+        arguments[call.args + i] = nodes[args[nodes[order[first + i]].args + k]].value
+    h.argument_count += count
+    call.first = first
+    call.count = count
+    call.j = k
+
+
+@external("void(int64, int64, int64, int64, int64, int64)")
+def call_shared(context, first, count, key, position, scratch):  # type: ignore[no-untyped-def]
+    """One call for a group of nodes with shared operands; scattered stacked operands are copied together first."""
+    h = headers(context)[0]
+    nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
+    shapes, pool, keys = shapes_at(h.shapes), int64s(h.pool), keys_at(h.keys)
+    head = nodes[order[first]]
+    q = signatures_at(h.signatures)[head.signature]
+    shared = operators_at(h.operators)[q.op].shared
+    stacked = 0
+    base = take(h, 0)
+    if position == 0 and key >= 0:
+        keys[key].x = -1
+    starts = h.argument_count
+    h.argument_count += head.arity
+    for k in range(head.arity):
+        start = nodes[args[head.args + k]].value
+        size = shapes[pool[q.key + 2 + k]].item * shapes[pool[q.key + 2 + k]].batch
+        if count > 1 and not is_shared(shared, k, head.arity):
+            contiguous = True
+            for i in range(1, count):
+                if nodes[args[nodes[order[first + i]].args + k]].value != start + i * size:
+                    contiguous = False
+                    break
+            if not contiguous:
+                if keys[key].x < 0:  # room for all stacked operands of all nodes of the key
+                    total = 0
+                    for other in range(head.arity):
+                        if not is_shared(shared, other, head.arity):
+                            total += shapes[pool[q.key + 2 + other]].item * shapes[pool[q.key + 2 + other]].batch
+                    keys[key].x = take(h, total * keys[key].count)
+                base = keys[key].x + stacked * keys[key].count + position * size
+                gather(context, first, count, k, size, base)
+                start = base
+            stacked += size
+        arguments[starts + k] = start
+    call = new_call(h, head.signature, order[first], head.arity, head.value, q.batch * count)
+    for k in range(head.arity):
+        batch = shapes[pool[q.key + 2 + k]].batch
+        arguments[call.args + k] = arguments[starts + k]
+        arguments[call.args + head.arity + k] = batch if is_shared(shared, k, head.arity) else batch * count
+    call.scratch = scratch
+    finish_call(context, h.call_count - 1, first, count)
+    defer(context, h.call_count - 1, key, position)
+
+
+# ---- placing results -------------------------------------------------------------------------------------------------
+
+
+@external("void(int64, int64)")
+def place_alone(context, number):  # type: ignore[no-untyped-def]
+    """Gives a node its memory and its call."""
+    h = headers(context)[0]
+    nodes, args, order = nodes_at(h.nodes), int32s(h.args), int32s(h.order)
+    node = nodes[number]
+    q = signatures_at(h.signatures)[node.signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.flags & op.VIEW:
+        node.value = nodes[args[node.args]].value
+        return
+    first = h.order_count
+    order[first] = number
+    h.order_count += 1
+    node.value = take(h, q.size)
+    scratch = take(h, q.scratch) if q.scratch > 0 else 0
+    index = call_run(context, first, 1)
+    calls_at(h.calls)[index].scratch = scratch
+    if operator.shared:
+        defer(context, index, -1, 0)
+
+
+@external("void(int64, int64, int64, int64)")
+def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
+    """Gives the nodes order[first : first + count] of a key their memory and their calls."""
+    h = headers(context)[0]
+    nodes, args, order, keys = nodes_at(h.nodes), int32s(h.args), int32s(h.order), keys_at(h.keys)
+    q = signatures_at(h.signatures)[nodes[order[first]].signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.flags & op.VIEW:
+        for i in range(first, first + count):
+            nodes[order[i]].value = nodes[args[nodes[order[i]].args]].value
+        return
+    position = np_int(keys[key].done)
+    if position == 0:
+        keys[key].y = take(h, q.size * keys[key].count)
+        keys[key].scratch = take(h, q.scratch * keys[key].count) if q.scratch > 0 else 0
+    for i in range(count):
+        nodes[order[first + i]].value = keys[key].y + (position + i) * q.size
+    keys[key].done += count
+    if operator.shared:
+        call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
+        return
+    i = first
+    while i < first + count:
+        length = run_length(context, i, first + count)
+        index = call_run(context, i, length)
+        calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
+        i += length
+
+
+@helper
+def np_int(x):  # type: ignore[no-untyped-def]
+    """An int64 of an int32."""
+    return x + 0
