@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit import graph
 from dynjit.gradcheck import gradcheck
 

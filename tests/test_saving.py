@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit.errors import ModelFileError
 
 

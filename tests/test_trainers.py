@@ -8,9 +8,10 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit import trainers
 from dynjit.errors import GradientError
 
