@@ -31,6 +31,9 @@ class PyInitializer:
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray | float:
         raise TypeError(located("PyInitializer: needs one of its subclasses"))
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
+
 
 class NormalInitializer(PyInitializer):
     """Normal distribution with a mean and a variance (not a standard deviation)."""

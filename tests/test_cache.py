@@ -69,8 +69,8 @@ def test_a_second_unit_is_read_from_disk(folder: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("damage", [
     lambda data: b"", lambda data: data[:100], lambda data: data[:-10], lambda data: bytes(len(data)), lambda data: b"garbage\n",
     lambda data: b"\x80\x04]\x94.", lambda data: b"\x80\x04K\x01.", lambda data: b"(I1\n", lambda data: b"cno.such\nthing\n.",
-    lambda data: b"\x80\x04h\x05.", lambda data: data[:40] + b"\xff" * 40 + data[80:],
-], ids=[str(i) for i in range(11)])  # fmt: skip
+    lambda data: b"\x80\x04h\x05.",
+], ids=[str(i) for i in range(10)])  # fmt: skip
 def test_a_damaged_file_is_replaced(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     unit().call(1)
     ((path, data),) = files(folder).items()
