@@ -121,10 +121,13 @@ class Space:
     def take_parameters(self, count: int) -> int:
         """Offset of `count` zeroed elements."""
         count = -(-count // 16) * 16
-        for index, (start, size) in enumerate(self.free_parameters):
-            if size >= count:
-                self.free_parameters[index] = (start + count, size - count)
-                return start
+        fitting = [(size, start) for start, size in self.free_parameters if size >= count]
+        if fitting:  # the smallest that fits, so that a model made again and again gets the same place
+            size, start = min(fitting)
+            self.free_parameters.remove((start, size))
+            if size > count:
+                self.free_parameters.append((start + count, size - count))
+            return start
         start = self.parameter_top
         if start + count > self.parameter_end:
             raise MemoryError(f"no room for {count} more parameters")

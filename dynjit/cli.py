@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import multiprocessing
 import os
 import platform
-import shutil
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -46,14 +47,26 @@ def size_of(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+def clear(folder: Path) -> int:
+    """Removes compiled functions, and what unfinished writing has left, but nothing else; returns how many files."""
+    count = 0
+    for part in folder.glob("[0-9a-f][0-9a-f]"):
+        for path in part.iterdir():
+            if re.fullmatch(r".*-[0-9a-f]{32}|tmp\w+", path.name):
+                path.unlink(missing_ok=True)
+                count += 1
+        with contextlib.suppress(OSError):  # not empty, or filled again by another process
+            part.rmdir()
+    return count
+
+
 def warmup(options: argparse.Namespace) -> int:
     """Fills the compile cache.  Returns 0; with --check 1 if something would compile; 2 if the cache is unusable."""
     folder = jit.cache_folder()
     if folder is None:
         return 2
     if options.clear:
-        shutil.rmtree(folder, ignore_errors=True)
-        print(f"removed {folder}")
+        print(f"removed {clear(folder)} files from {folder}")
         return 0
     missing = [name for name, unit in units().items() if not unit.is_cached()]
     total = len(units())
@@ -144,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warmup_parser = commands.add_parser("warmup", help="fill the compile cache ahead of time")
     warmup_parser.add_argument("--check", action="store_true", help="compile nothing; exit 1 if something is missing")
     warmup_parser.add_argument("--list", action="store_true", help="list the kernels; compile nothing")
-    warmup_parser.add_argument("--clear", action="store_true", help="remove the cache folder")
+    warmup_parser.add_argument("--clear", action="store_true", help="remove what the cache holds")
     warmup_parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    warmup_parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    warmup_parser.add_argument("--jobs", type=demo.positive, default=os.cpu_count() or 1, help="processes (all cores)")
     info_parser = commands.add_parser("info", help="versions, processor, cache, devices")
     info_parser.add_argument("--json", action="store_true")
     run_parser = commands.add_parser("run", help="run a DyNet program with dynjit in DyNet's place")

@@ -122,6 +122,9 @@ def say(message: str) -> None:
         print(f"dynjit: {message}", file=sys.stderr)
 
 
+DIGEST = hashlib.sha256().digest_size  # bytes in front of a cached function, by which damage is seen
+
+
 class KernelCache(_Cache):
     """Numba's cache interface over one file per key."""
 
@@ -161,23 +164,30 @@ class KernelCache(_Cache):
         if path is None:
             return None
         try:
-            payload = pickle.loads(path.read_bytes())
-            self.was_hit = True
-            return compiler.CompileResult._rebuild(target_context, *payload)
-        except (OSError, EOFError, ValueError, TypeError, pickle.UnpicklingError, AttributeError, ImportError):
+            data = path.read_bytes()
+        except OSError:
+            data = b""
+        if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:  # not there, or damaged
             say("compiling kernels that the cache does not hold; `dynjit warmup` compiles them ahead")
             return None
+        self.was_hit = True
+        return compiler.CompileResult._rebuild(target_context, *pickle.loads(data[DIGEST:]))
 
     def save_overload(self, signature: object, result: Any) -> None:
         path = self.path(signature, result.library.codegen)
         if path is None or result.library.has_dynamic_globals:
             return
+        payload = dumps(result._reduce())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(dumps(result._reduce()))
-            os.replace(draft, path)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                try:
+                    file.write(hashlib.sha256(payload).digest() + payload)
+                    file.close()
+                    os.replace(file.name, path)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
         except OSError:
             say("the cache folder cannot be written: compiled kernels are lost at exit")
 
