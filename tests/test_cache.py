@@ -69,8 +69,8 @@ def test_a_second_unit_is_read_from_disk(folder: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("damage", [
     lambda data: b"", lambda data: data[:100], lambda data: data[:-10], lambda data: bytes(len(data)), lambda data: b"garbage\n",
     lambda data: b"\x80\x04]\x94.", lambda data: b"\x80\x04K\x01.", lambda data: b"(I1\n", lambda data: b"cno.such\nthing\n.",
-    lambda data: b"\x80\x04h\x05.",
-], ids=[str(i) for i in range(10)])  # fmt: skip
+    lambda data: b"\x80\x04h\x05.", lambda data: data[:40] + b"\xff" * 40 + data[80:],
+], ids=[str(i) for i in range(11)])  # fmt: skip
 def test_a_damaged_file_is_replaced(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     unit().call(1)
     ((path, data),) = files(folder).items()
@@ -97,7 +97,9 @@ def test_no_folder_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("step", ["NamedTemporaryFile", "replace"])
-def test_the_folder_turns_full_or_read_only(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, step: str) -> None:
+def test_the_folder_turns_full_or_read_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, step: str
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -187,7 +189,9 @@ def test_an_edited_source_is_compiled_anew(package: Path, python: Callable[..., 
 def test_two_processes_at_once(package: Path) -> None:
     environment = {**os.environ, "DYNJIT_CACHE_DIR": str(package / "cache")}
     started = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=package, env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], cwd=package, env=environment, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     assert [process.communicate(timeout=120)[0].split()[0] for process in started] == ["20"] * 3

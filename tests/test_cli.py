@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import dynjit as dy
 import pytest
+
+import dynjit as dy
 from dynjit import cli, jit, settings
 
 

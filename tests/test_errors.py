@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import dynjit as dy
 import numpy as np
 import pytest
+
+import dynjit as dy
 from dynjit import errors, kernels, memory, op, shape
 from dynjit.errors import GradientError, ModelFileError, NoCudaError, ShapeError, StaleExpressionError
-from dynjit.ops import leaf, unary
 
 ROOT = Path(__file__).parent.parent
 
@@ -154,6 +154,7 @@ def test_too_many_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CORE = ("graph", "parameters", "initializers", "trainers", "saving", "gradcheck", "shape", "op", "memory", "kernels",
         "arena", "errors", "cli", "jit", "plan", "cpu", "frontend", "calls")  # fmt: skip
+WINDOW = 18  # letters in a row of a message that a test must have
 SIMPLE = re.compile(r"[^a-z0-9]+")
 
 
@@ -179,12 +180,14 @@ def test_every_raise_has_a_test_of_its_text(name: str) -> None:
     known = plain(tests)
     missing = []
     for line, parts in raised(path):
-        longest = max(map(plain, parts), key=len, default="")
-        if not any(words in known for words in windows(longest)):
+        texts = [text for text in map(plain, parts) if len(text) >= WINDOW] or [
+            max(map(plain, parts), key=len, default="")
+        ]
+        if not any(words in known for text in texts for words in windows(text)):
             missing.append(f"{path.name}:{line}: {' ... '.join(parts)}")
     assert not missing, "\n".join(missing)
 
 
-def windows(text: str, size: int = 18) -> list[str]:
-    """A test names at least so many letters in a row of a message."""
-    return [text[i : i + size] for i in range(max(1, len(text) - size + 1))]
+def windows(text: str) -> list[str]:
+    """All parts of a message that are long enough to be recognised in a test."""
+    return [text[i : i + WINDOW] for i in range(max(1, len(text) - WINDOW + 1))]

@@ -82,7 +82,9 @@ def arguments_of(operator: op.Operator, case: op.Case) -> list[Any]:
     ]  # fmt: skip
 
 
-def same(function: Callable, operator: op.Operator, case: op.Case, change: Callable[[list[Any]], Any]) -> tuple[Any, ...]:
+def same(
+    function: Callable, operator: op.Operator, case: op.Case, change: Callable[[list[Any]], Any]
+) -> tuple[Any, ...]:
     """Checks that native and twin do the same; `change` makes (positional, keyword) arguments of the plain ones."""
     native, found = frontend.builtin(function), []
     for call in (native, function, native):
@@ -107,7 +109,12 @@ def test_plain_calls(function: Callable, operator: op.Operator) -> None:
         result = same(function, operator, case, lambda arguments: (arguments, {}))
         assert isinstance(result[0], int), result
         same(function, operator, case, lambda arguments: ([], dict(zip(names, arguments, strict=False))))
-        same(function, operator, case, lambda arguments: (arguments[:1], dict(zip(names[1:], arguments[1:], strict=False))))
+        same(
+            function,
+            operator,
+            case,
+            lambda arguments: (arguments[:1], dict(zip(names[1:], arguments[1:], strict=False))),
+        )
 
 
 def replaced(arguments: list[Any], position: int, value: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -295,6 +302,7 @@ def test_handles_are_not_kept_alive_by_compiled_code() -> None:
     x = dy.inputVector([1.0, 2.0])
     numbers, y = [0.5, 0.25], 2.5
     dy.tanh(x), dy.esum([x, x]), x + x, x * y, x[0], x[0:1], dy.inputVector(numbers), -x
+    gc.collect()
     counts = [sys.getrefcount(o) for o in (x, numbers, y, dy.Expression)]
     for _ in range(100):
         dy.tanh(x), dy.esum([x, x]), x + x, x * y, y * x, x[0], x[0:1], dy.inputVector(numbers), -x

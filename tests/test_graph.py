@@ -331,6 +331,14 @@ def test_marks_are_a_stack() -> None:
     assert vector(2).value() == 2
 
 
+def test_builders_outlive_a_revert(model: dy.ParameterCollection) -> None:
+    lstm, x = dy.VanillaLSTMBuilder(1, 2, 3, model), vector(1, 2)
+    dy.cg_checkpoint()
+    expected = lstm.initial_state().add_input(x).output().value()
+    dy.cg_revert()
+    assert lstm.initial_state().add_input(x).output().value() == expected
+
+
 def test_reverting_a_thousand_times_takes_no_memory() -> None:
     x = dy.inputVector([1.0] * 1000)
     tops = set()

@@ -30,7 +30,11 @@ def test_names_count_as_in_dynet(model: dy.ParameterCollection) -> None:
     assert [subs[1].add_parameters(2).name(), subs[1].add_parameters(2, name="W").name()] == ["/x/_0", "/x/W"]
     assert dy.ParameterCollection(model).name() == "/_4/"
     assert subs[1].add_subcollection("ü").add_parameters(1, name="p").name() == "/x/ü/p"
-    builders = [dy.VanillaLSTMBuilder(1, 2, 2, model), dy.GRUBuilder(1, 2, 2, model), dy.VanillaLSTMBuilder(1, 2, 2, model)]
+    builders = [
+        dy.VanillaLSTMBuilder(1, 2, 2, model),
+        dy.GRUBuilder(1, 2, 2, model),
+        dy.VanillaLSTMBuilder(1, 2, 2, model),
+    ]
     assert [b.param_collection().name() for b in builders] == [
         "/vanilla-lstm-builder/", "/gru-builder/", "/vanilla-lstm-builder_1/",
     ]  # fmt: skip
@@ -270,7 +274,9 @@ def test_glorot_counts_as_dynet_does() -> None:
     assert bound((10, 20, 30)) == pytest.approx(np.sqrt(9 / 60), rel=0.01)
     assert bound((5, 5, 20, 30)) == pytest.approx(np.sqrt(6 / (50 * 25)), rel=0.01)
     assert bound((500, 20), table=True) == pytest.approx(np.sqrt(6 / 520), rel=0.01)
-    assert bound((500, 20), dy.GlorotInitializer(is_lookup=True), table=True) == pytest.approx(np.sqrt(3 / 20), rel=0.01)
+    assert bound((500, 20), dy.GlorotInitializer(is_lookup=True), table=True) == pytest.approx(
+        np.sqrt(3 / 20), rel=0.01
+    )
 
 
 def test_a_seed_gives_the_same_values() -> None:
@@ -384,11 +390,19 @@ def test_files_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
     other.add_lookup_parameters((4, 2), init=7, name="E")
     other.add_parameters(4, init=7)
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: m.populate(path), ModelFileError, r"loaded from file \(1/0\) did not match number to be populated \(2/1\)"),
+        (
+            lambda: m.populate(path),
+            ModelFileError,
+            r"loaded from file \(1/0\) did not match number to be populated \(2/1\)",
+        ),
         (lambda: m.populate(path, "/nothing"), ModelFileError, "Could not find key /nothing in the model file"),
         (lambda: m.populate("/nowhere/m"), ModelFileError, "Could not read model from /nowhere/m: No such file"),
         (lambda: m.parameters_list()[0].populate(path, ""), ValueError, "needs the name of a block in the file"),
-        (lambda: m.parameters_list()[0].populate(path, "/x"), ModelFileError, "Could not find key /x in the model file"),
+        (
+            lambda: m.parameters_list()[0].populate(path, "/x"),
+            ModelFileError,
+            "Could not find key /x in the model file",
+        ),
         (lambda: m.load_param(path, "/x"), ModelFileError, "Could not find key /x"),
         (lambda: m.load_lookup_param(path, "/_0"), ModelFileError, "/_0 is a Parameter, not a LookupParameter"),
         (lambda: m.save(path, name="x"), ValueError, "save: needs a name that starts with / and is longer, got 'x'"),
@@ -403,7 +417,9 @@ def test_files_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
         assert len(m.stored) == 3
     assert Path(path).read_bytes() == saved
     other.save(path)
-    with pytest.raises(ModelFileError, match=r"Dimensions of /_1 in the file, \(4,\), do not match those of /sub/_0, \(3,\)"):
+    with pytest.raises(
+        ModelFileError, match=r"Dimensions of /_1 in the file, \(4,\), do not match those of /sub/_0, \(3,\)"
+    ):
         m.populate(path)
     data = Path(path).read_bytes()
     Path(path).write_bytes(data[: len(data) // 2])

@@ -192,7 +192,9 @@ def test_backward_from_one_of_many_losses(program: list[tuple[int, int, int, int
 
 @profile
 @given(programs, programs)
-def test_gradients_of_two_runs_add_up(first: list[tuple[int, int, int, int]], second: list[tuple[int, int, int, int]]) -> None:
+def test_gradients_of_two_runs_add_up(
+    first: list[tuple[int, int, int, int]], second: list[tuple[int, int, int, int]]
+) -> None:
     expected = [a + b for a, b in zip(*(run(build(p, True), Builder.total)[1] for p in (first, second)), strict=True)]
     builder = build(first, True)
     builder.total().backward()

@@ -102,9 +102,7 @@ def test_meta_is_that_of_dynet(tmp_path: Path, model: dy.ParameterCollection) ->
     )  # protocol 0
     (loaded,) = dy.load(str(tmp_path / "m"), dy.ParameterCollection())
     assert loaded.spec == lstm.spec
-    np.testing.assert_array_equal(
-        loaded.get_parameters()[0][0].as_array(), lstm.get_parameters()[0][0].as_array()
-    )
+    np.testing.assert_array_equal(loaded.get_parameters()[0][0].as_array(), lstm.get_parameters()[0][0].as_array())
 
 
 # ---- files that are refused ------------------------------------------------------------------------------------------
@@ -144,7 +142,9 @@ HOSTILE: list[tuple[str, Callable[[Path], bytes]]] = [
 
 
 @pytest.mark.parametrize(("text", "content"), HOSTILE, ids=[str(i) for i in range(len(HOSTILE))])
-def test_hostile_meta_files(tmp_path: Path, model: dy.ParameterCollection, text: str, content: Callable[..., bytes]) -> None:
+def test_hostile_meta_files(
+    tmp_path: Path, model: dy.ParameterCollection, text: str, content: Callable[..., bytes]
+) -> None:
     base, trap = str(tmp_path / "m"), tmp_path / "trap"
     dy.save(base, [model.add_parameters(2, name="W")])
     Path(base + ".meta").write_bytes(pickle.dumps(("Parameters", "/W")) + content(trap))
@@ -159,7 +159,9 @@ def test_hostile_meta_files(tmp_path: Path, model: dy.ParameterCollection, text:
 
 def test_classes_must_be_allowed(tmp_path: Path, model: dy.ParameterCollection) -> None:
     dy.save(str(tmp_path / "m"), Scorer(3, model))
-    with pytest.raises(ModelFileError, match=r"asks for \S*\.Scorer: only dynjit's builders .* classes named in `allowed`"):
+    with pytest.raises(
+        ModelFileError, match=r"asks for \S*\.Scorer: only dynjit's builders .* classes named in `allowed`"
+    ):
         dy.load(str(tmp_path / "m"), dy.ParameterCollection())
 
 
@@ -215,7 +217,11 @@ def test_what_cannot_be_saved(tmp_path: Path, model: dy.ParameterCollection) -> 
         pass
 
     for objects, error, text in [
-        ([p, 3], TypeError, r"save: needs parameters, lookup tables or objects with param_collection\(\) and spec, got int"),
+        (
+            [p, 3],
+            TypeError,
+            r"save: needs parameters, lookup tables or objects with param_collection\(\) and spec, got int",
+        ),
         ([p, model], TypeError, "got ParameterCollection"),
         ([p, dy.inputVector([1])], TypeError, "got Expression"),
         ([p, Local(3, model)], (pickle.PicklingError, AttributeError), "Local"),

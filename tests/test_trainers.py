@@ -167,7 +167,9 @@ def test_clipping(model: dy.ParameterCollection) -> None:
         for stored in model.stored:
             stored.zero()
         dy.renew_cg()
-        (dy.dot_product(p, dy.inputVector(numbers[:2])) + dy.dot_product(table[1], dy.inputVector(numbers[2:]))).backward()
+        (
+            dy.dot_product(p, dy.inputVector(numbers[:2])) + dy.dot_product(table[1], dy.inputVector(numbers[2:]))
+        ).backward()
         trainer.update()
         return [*p.values().tolist(), *table.row_as_array(1)]
 
@@ -182,7 +184,11 @@ def test_clipping(model: dy.ParameterCollection) -> None:
 
 
 def test_frozen_parameters_count_in_the_norm_and_keep_their_gradient(model: dy.ParameterCollection) -> None:
-    p, frozen, table = model.add_parameters(1, init=0), model.add_parameters(1, init=0), model.add_lookup_parameters((2, 1))
+    p, frozen, table = (
+        model.add_parameters(1, init=0),
+        model.add_parameters(1, init=0),
+        model.add_lookup_parameters((2, 1)),
+    )
     before = table.as_array()
     frozen.set_updated(False)
     table.set_updated(False)
@@ -283,7 +289,9 @@ def test_bad_gradients_change_nothing(model: dy.ParameterCollection, bad: float,
         dy.renew_cg()
         (dy.squared_norm(p) + dy.squared_norm(q) + dy.squared_norm(table[1])).backward()
         (stored.gradients() if stored is q else table.rows(table.gradients())[1])[1] = bad
-        with pytest.raises(GradientError, match="update: Magnitude of gradient is bad: (nan|inf); no parameter") as caught:
+        with pytest.raises(
+            GradientError, match="update: Magnitude of gradient is bad: (nan|inf); no parameter"
+        ) as caught:
             trainer.update()
         if abs(bad) != 3e38:
             assert f"the first to look at: {stored.name()}" in str(caught.value)
