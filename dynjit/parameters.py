@@ -289,7 +289,7 @@ class ParameterCollection:
     parent: makes this a sub-collection of another, as `add_subcollection` does.
     """
 
-    def __init__(self, parent: ParameterCollection | None = None) -> None:
+    def __init__(self, parent: ParameterCollection | None = None, name: str = "") -> None:
         self.parent = parent
         self.full_name = "/"
         self.names: dict[str, int] = {}
@@ -297,7 +297,7 @@ class ParameterCollection:
         self.root = parent.root if parent else self
         self.weight_decay = default_weight_decay[0] if parent is None else 0.0
         if parent is not None:
-            self.full_name = parent._new_name("", "add_subcollection") + "/"
+            self.full_name = parent._new_name(name, "add_subcollection") + "/"
 
     # ---- names ----
 
@@ -364,13 +364,7 @@ class ParameterCollection:
 
     def add_subcollection(self, name: str | None = None) -> ParameterCollection:
         """A collection inside this one; raises RuntimeError for a name with / or _."""
-        return self._builder_collection(self._new_name(name or "", "add_subcollection"))
-
-    def _builder_collection(self, full_name: str) -> ParameterCollection:
-        child = ParameterCollection.__new__(ParameterCollection)
-        child.parent, child.root, child.names, child.stored = self, self.root, {}, []
-        child.full_name, child.weight_decay = full_name + "/", 0.0
-        return child
+        return ParameterCollection(self, name or "")
 
     def contents(self) -> list[tuple[ParameterCollection, int, dict[str, int]]]:
         """What `restore` needs to drop all that is added from now on."""
