@@ -12,6 +12,7 @@ from dynjit.graph import no_grad
 from dynjit.ops.softmax import sparsemax_loss
 from dynjit.rnn import RNNBuilder
 from dynjit.softmax_builders import HierarchicalSoftmaxBuilder
+from dynjit.threads import set_threads
 from dynjit.tree import (
     BidirectionalTreeLSTMBuilder,
     ChildSumTreeLSTMBuilder,
@@ -26,7 +27,7 @@ __all__ = [
     "BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "GradientError", "HierarchicalSoftmaxBuilder",
     "ModelFileError", "NaryTreeLSTMBuilder", "NoCudaError", "RNNBuilder", "ShapeError", "StaleExpressionError",
     "TreeBuilder", "TreeState", "UnidirectionalTreeLSTMBuilder", "errors", "gradcheck", "new_graph", "no_grad",
-    "sparsemax_loss",
+    "set_threads", "sparsemax_loss",
 ]  # fmt: skip
 __all__ += dynet.__all__
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import cpu, frontend, kernels, op, plan
+from dynjit import cpu, frontend, kernels, op, plan, threads
 from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
 from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
@@ -54,6 +54,7 @@ class ComputationGraph(NodesByNumber):
     def storage(self) -> Storage:
         """The arrays, made for the first node (a jitclass costs half a second per process)."""
         made = Storage()
+        threads.start()
         made.header["version"], made.header["autobatch"] = self._version, settings["autobatch"]
         if self is current:
             frontend.use(made)

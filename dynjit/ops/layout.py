@@ -171,7 +171,7 @@ def pick_batch_elem_d0(g, x0, y, item, batch, i0, i1, ids):
 
 
 PICK_BATCH_ELEM = define("pick_batch_elem", shape=pick_batch_elem_shape, params="xd",
-    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,),
+    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
     reference=lambda x, index: x if index == 0 and x.ndim < 3 else x[..., index],
     cases=(Case((((3, 4), 3),), arguments=(2,)), Case(((1,),), arguments=(0,))))  # fmt: skip
 
@@ -186,7 +186,7 @@ def pick_batch_elem(x: Any, v: int) -> Any:
 
 
 PICK_BATCH_ELEMS = define("pick_batch_elems", shape=pick_batch_elem_shape, params="xD",
-    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,),
+    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
     reference=lambda x, index: x if isinstance(index, int) else x[..., index[0]],
     cases=(Case((((3, 4), 3),), arguments=((0, 1, 2, 0),)), Case((((3,), 2),), arguments=((1,),)),
            Case(((3,),), arguments=((0, 0),)), Case(((1,),), arguments=((0,),))))  # fmt: skip
@@ -317,7 +317,7 @@ def concatenate_to_batch_d(g, y, arg, a, j, ints):
 CONCATENATE_TO_BATCH = define("concatenate_to_batch", shape=concatenate_to_batch_shape, params="X",
     forward=concatenate_to_batch_forward, backward=(concatenate_to_batch_d,),
     group=NEVER,  # a group's operands lie end to end each, their joins do not
-    reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
+    whole_batch=True, reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
 
 
 @native(CONCATENATE_TO_BATCH)
