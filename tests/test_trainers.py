@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -400,12 +398,6 @@ def test_a_trainer_of_a_sub_collection_leaves_the_rest_alone(model: dy.Parameter
     trainer.update()
     assert [x.as_array()[0] == 1 for x in (p, q, r)] == [True, False, True]
     assert p.grad_as_array().tolist() == [2, 2]
-
-
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_trainers_are_not_copied(model: dy.ParameterCollection, copied: Callable[[Any], Any]) -> None:
-    with pytest.raises(TypeError, match="AdamTrainer: trainers cannot be pickled or copied; make a new one"):
-        copied(dy.AdamTrainer(model))
 
 
 def test_what_is_no_collection() -> None:
