@@ -1,7 +1,6 @@
 """Passes of compiled code over the flat storage of parameters: updates, norms, weight decay, moving averages.
 
-Parameters that were made one after another lie end to end, so that there are few spans to go over.  A trainer's moments
-and averages lie in buffers of its own at the parameters' offsets.
+A trainer's moments and averages lie in buffers of its own at the parameters' offsets.
 """
 
 from __future__ import annotations
@@ -101,22 +100,11 @@ def follow(values, averages, spans, count, share):  # type: ignore[no-untyped-de
 PIECE = 4096  # elements of a dense span that are worked on together, while they are in the first-level cache
 
 
-def dense_spans(parameters: list[Parameters], updated: bool) -> list[tuple[int, ...]]:
-    """Spans of the parameters that are (or are not) updated, cut into rows that fit the first-level cache."""
-    joined: list[list[int]] = []
-    for parameter in parameters:
-        if parameter._updated != updated:
-            continue
-        if joined and -(-joined[-1][1] // 16) * 16 == parameter.start:
-            joined[-1][1] = parameter.start + parameter.count
-        else:
-            joined.append([parameter.start, parameter.start + parameter.count])
-    spans = []
-    for start, stop in joined:
-        whole = (stop - start) // PIECE
-        spans.append((start, PIECE, PIECE, whole, -1, updated))
-        rest = stop - start - whole * PIECE
-        spans.append((stop - rest, rest, rest, 1, -1, updated))
+def dense_spans(parameter: Parameters) -> list[tuple[int, ...]]:
+    """Spans of a parameter, cut into rows that fit the first-level cache."""
+    start, updated = parameter.start, parameter._updated
+    whole, rest = divmod(parameter.count, PIECE)
+    spans = [(start, PIECE, PIECE, whole, -1, updated), (start + whole * PIECE, rest, rest, 1, -1, updated)]
     return [span for span in spans if span[1] * span[3] > 0]
 
 
@@ -128,15 +116,16 @@ def table_span(table: LookupParameters, by_columns: bool) -> tuple[int, ...]:
 
 
 def spans_of(stored: Sequence[Stored], by_columns: bool) -> np.ndarray:
-    """Records of what is updated and of what is frozen; dense parameters that touch share a span.
+    """Records of what is updated and of what is frozen; by parameters, so that sums do not depend on where they lie.
 
     by_columns: a rule sees one column at a time (a vector, or the elements along the first axis).
     """
-    stored = sorted(stored, key=lambda item: item.start)
-    dense = [item for item in stored if isinstance(item, Parameters)]
-    if by_columns:
-        spans = [(p.start, p.count, p.shape_in_graph.dims[0], 1, -1, p._updated) for p in dense]
-    else:
-        spans = [span for updated in (True, False) for span in dense_spans(dense, updated)]
-    spans += [table_span(item, by_columns) for item in stored if isinstance(item, LookupParameters)]
+    spans: list[tuple[int, ...]] = []
+    for item in stored:
+        if isinstance(item, LookupParameters):
+            spans.append(table_span(item, by_columns))
+        elif by_columns:
+            spans.append((item.start, item.count, item.shape_in_graph.dims[0], 1, -1, item._updated))
+        else:
+            spans += dense_spans(item)
     return np.array(spans, SPAN)
