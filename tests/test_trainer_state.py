@@ -215,7 +215,10 @@ REFUSED: list[tuple[str, Callable[[str], str]]] = [
     ("a trainer's file starts with .*: Expecting", changed('"sparse": true', '"sparse": tru')),
     ("a trainer's file starts with", changed('{"settings": {', '{"settings": ' + "[" * 9999)),
     ("a trainer's file starts with", changed("AdamTrainer", "\0")),
-    ("this is the state of a trainer of class MomentumSGDTrainer, not AdamTrainer", changed("AdamTrainer", "MomentumSGDTrainer")),
+    (
+        "this is the state of a trainer of class MomentumSGDTrainer, not AdamTrainer",
+        changed("AdamTrainer", "MomentumSGDTrainer"),
+    ),
     (r"line 1: needs learning_rate \(float\), .* beta_1 \(float\)", changed('"beta_1"', '"beta"')),
     (r"needs learning_rate \(float\)", changed('"learning_rate": 0.001', '"learning_rate": 1')),
     (r"needs learning_rate \(float\)", changed('"sparse": true', '"sparse": 1')),
