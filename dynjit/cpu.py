@@ -213,7 +213,9 @@ def start_backward(context, target, full):  # type: ignore[no-untyped-def]
     """Clears the graph's gradients, sets the target's to one, and prepares `backward`."""
     h = headers(context)[0]
     h.full = full
-    mark_reached(h, target)
+    h.whole_reached = target == h.whole and h.stops == 0
+    if not h.whole_reached:
+        mark_reached(h, target)
     if h.wide:
         wide = float64s(h.g)[h.value_base : h.value_top]
         for i in range(wide.size):
@@ -293,9 +295,10 @@ def run_calls_back(context):  # type: ignore[no-untyped-def]
     arguments = int64s(h.arguments)
     while h.cursor > h.stop:
         call = calls[h.cursor - 1]
-        hits = 0
-        for i in range(call.first, call.first + call.count):
-            hits += work[order[i]].reached == h.reach
+        hits = np_int(call.count) if h.whole_reached and needs_gradient(h, order[call.first]) else 0
+        if not h.whole_reached:
+            for i in range(call.first, call.first + call.count):
+                hits += work[order[i]].reached == h.reach
         if hits > 0:
             if call.signature == GATHER:
                 head = nodes_at(h.nodes)[order[call.first]]

@@ -111,7 +111,7 @@ class ComputationGraph(NodesByNumber):
             header[name] = 0
         self._drop_plan()
         header["value_top"] = header["value_base"]
-        header["overwritten"], header["overwriting"] = 0, 1
+        header["overwritten"], header["overwriting"], header["stops"] = 0, 1, 0
         header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
         self.immediate, self.check_validity = immediate_compute, check_validity
         self.backward_from = self.backward_top = -1
@@ -262,6 +262,7 @@ class ComputationGraph(NodesByNumber):
         first, self.constants_from = self.constants_from, int(self.header["node_count"])
         made = self.nodes[first : self.constants_from]
         codes = op.SIGNATURES["op"][made["signature"]]
+        self.header["stops"] = 1
         made["flags"][~np.isin(codes, (leaf.PARAMETER.code, leaf.LOOKUP_TABLE.code))] = FROZEN
 
     def backward(self, index: int, full: bool = False) -> None:

@@ -22,11 +22,13 @@ SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
 NO_CUDA = None
 UNBOUNDED = 1 << 62
+FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
 SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, and the last:
 IN_PLACE = SLOTS - 1
 
 OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("overwrites", "i8")])
-NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM, KEEPS_RESULT, WHOLE_BATCH = 1, 2, 4, 8, 16, 32, 64, 128  # flags
+# flags
+NO_GRADIENT, VIEW, LEAF, LIST, RANDOM, KEEPS_RESULT, WHOLE_BATCH, STOPS = (1 << bit for bit in range(8))
 
 SIGNATURE = np.dtype(
     [
@@ -34,6 +36,7 @@ SIGNATURE = np.dtype(
         ("key", "i8"), ("ints", "i8"),  # where they start in POOL
         ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
         ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
+        ("alone", "i8"), ("takes", "i8"),  # whether no node groups with others; operands whose place fits the result
     ]
 )  # fmt: skip
 
@@ -156,12 +159,12 @@ def define(
     flags = (
         (0 if any(backward) or view else NO_GRADIENT)
         | (VIEW if view else 0)
-        | (ALONE if group == NEVER else 0)
         | (LEAF if leaf else 0)
         | (LIST if made.is_list else 0)
         | (RANDOM if "r" in params else 0)
         | (KEEPS_RESULT if keeps_result and any(backward) else 0)
         | (WHOLE_BATCH if whole_batch else 0)
+        | (STOPS if None in backward else 0)
     )
     TABLE[made.code] = shared, stepped, flags, params.count("f"), sum(1 << k for k in overwrites)
     return made
@@ -195,12 +198,20 @@ def signature_of(operator: Operator, operands: Sequence[Shape], ints: Sequence[i
     if number is None:
         rule_operands = (list(operands),) if operator.is_list else tuple(operands)
         result = operator.shape(*rule_operands, *ints, *counted)
-        number = add_signature(operator, key, len(operands), result if isinstance(result, Result) else Result(result))
+        number = add_signature(operator, key, operands, result if isinstance(result, Result) else Result(result))
     return number
 
 
-def add_signature(operator: Operator, key: tuple[int, ...], arity: int, result: Result) -> int:
-    shape = result.shape
+def stands_alone(operator: Operator, operands: Sequence[Shape], result: Shape) -> bool:
+    """Whether nodes do not run together with others of their signature."""
+    if operator.group == NEVER or len(operands) > FLAGGED:
+        return True
+    shared = [operator.kind(k) == SHARED for k in range(len(operands))]
+    return any(shared) and any(x.batch != (1 if s else result.batch) for x, s in zip(operands, shared, strict=True))
+
+
+def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[Shape], result: Result) -> int:
+    shape, arity = result.shape, len(operands)
     ints = key[2 + arity :] if result.ints is None else result.ints
     number, start = used["signatures"], used["pool"]
     end = start + len(key) + len(ints)
@@ -212,7 +223,8 @@ def add_signature(operator: Operator, key: tuple[int, ...], arity: int, result: 
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
         shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound,
-        result.scratch * shape.batch, 0,
+        result.scratch * shape.batch, 0, stands_alone(operator, operands, shape),
+        sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end
     by_key[key] = number
