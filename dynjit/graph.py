@@ -423,15 +423,15 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         return Tensor(natural(window, shape), shape.batch > 1)
 
     def value(self, recalculate: bool = False) -> Any:
-        """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
+        """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
         if native_value is not None and not recalculate and not current.check_validity:
             found = native_value(self)
             if type(found) is not int:
                 return found
         window, shape = self._value(recalculate)
-        if window.size == 1:
-            return float(window[0])
-        return natural(window, shape) if len(shape.dims) > 1 else window.tolist()
+        if len(shape.dims) > 1:
+            return natural(window, shape)
+        return float(window[0]) if window.size == 1 else window.tolist()
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression of one element; raises ValueError for others."""
