@@ -21,7 +21,7 @@ from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node,
 from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, layout, leaf, linear, unary
-from dynjit.shape import Shape, shapes
+from dynjit.shape import Shape, shapes, whole
 from dynjit.tensor import Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
@@ -530,9 +530,14 @@ def node_of(operator: op.Operator, operand: Any) -> int:
 
 
 def index_of(operator: op.Operator, value: Any) -> int:
+    """An int; labels out of NumPy come as whole floats or arrays of one element, too, and count as in DyNet."""
     try:
         return python_operator.index(value)
     except TypeError:
+        pass
+    try:
+        return whole(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(located(f"{operator.name}: needs an int, got {type(value).__name__}")) from None
 
 

@@ -147,3 +147,27 @@ def test_values_of_columns_are_arrays(dims: tuple[int, ...], batch: int) -> None
     for value in (e.value(), e.value(recalculate=True), e.npvalue()):
         assert isinstance(value, np.ndarray)
         assert value.shape == (*dims, *([batch] if batch > 1 else []))
+
+
+# ---- labels out of NumPy -----------------------------------------------------------------------------------------------
+
+ONES = [1.0, np.float64(1), np.float32(1), np.array(1), np.array([1]), np.array([1.0]), np.bool_(True), np.uint8(1)]
+BAD = [1.7, np.nan, np.inf, "1", None, np.array([1, 2]), np.float32(0.5)]
+CALLS: dict[str, Callable] = {
+    "table[i]": lambda table, e, i: table[i], "lookup": lambda table, e, i: dy.lookup(table, i),
+    "lookup_batch": lambda table, e, i: dy.lookup_batch(table, [i, 2]), "pick": lambda table, e, i: dy.pick(e, i),
+    "pickneglogsoftmax": lambda table, e, i: dy.pickneglogsoftmax(e, i),
+    "pickneglogsoftmax_batch": lambda table, e, i: dy.pickneglogsoftmax_batch(dy.concatenate_to_batch([e, e]), [2, i]),
+    "hinge": lambda table, e, i: dy.hinge(e, i),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_indices_as_numpy_gives_them(call: Callable, model: dy.ParameterCollection) -> None:
+    table, e = model.add_lookup_parameters((5, 4)), dy.inputVector(x)
+    expected = call(table, e, 1).value()
+    for one in ONES:
+        assert call(table, e, one).value() == expected, repr(one)
+    for bad in BAD:
+        with pytest.raises(TypeError, match="needs an int, got"):
+            call(table, e, bad)
