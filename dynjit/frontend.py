@@ -410,10 +410,10 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     if wants_place:
         return integer(node.value * PLACE + q.shape)
     values = float32s(h.v)[node.value : node.value + q.size]
+    if q.size == 0 or shapes_at(h.shapes)[q.shape].rank > 1:
+        return integer(-1)
     if q.size == 1:
         return new_float(values[0])
-    if q.cols > 1 or q.size == 0:
-        return integer(-1)
     result = new_list(q.size)
     for i in range(q.size):
         set_item(result, i, new_float(values[i]))

@@ -21,7 +21,7 @@ from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node,
 from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, layout, leaf, linear, unary
-from dynjit.shape import Shape, shapes
+from dynjit.shape import Shape, shapes, whole
 from dynjit.tensor import Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
@@ -425,15 +425,15 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         return Tensor(natural(window, shape), shape.batch > 1)
 
     def value(self, recalculate: bool = False) -> Any:
-        """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
+        """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
         if native_value is not None and not recalculate and not current.check_validity:
             found = native_value(self)
             if type(found) is not int:
                 return found
         window, shape = self._value(recalculate)
-        if window.size == 1:
-            return float(window[0])
-        return natural(window, shape) if len(shape.dims) > 1 else window.tolist()
+        if len(shape.dims) > 1:
+            return natural(window, shape)
+        return float(window[0]) if window.size == 1 else window.tolist()
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression of one element; raises ValueError for others."""
@@ -532,9 +532,14 @@ def node_of(operator: op.Operator, operand: Any) -> int:
 
 
 def index_of(operator: op.Operator, value: Any) -> int:
+    """An int; labels out of NumPy come as whole floats or arrays of one element, too, and count as in DyNet."""
     try:
         return python_operator.index(value)
     except TypeError:
+        pass
+    try:
+        return whole(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(located(f"{operator.name}: needs an int, got {type(value).__name__}")) from None
 
 

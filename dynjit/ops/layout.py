@@ -213,7 +213,7 @@ def concatenate_shape(xs: list[Shape], axis: int = 1) -> Result:
     if not is_axis or len(around) > 1 or any(x.batch not in (1, batch) for x in xs):
         needs = f"equal sizes but along axis {axis}, which is at most the rank, and mini-batches that are equal or 1"
         raise ShapeError("concatenate", needs, *xs)
-    dims = [xs[0].dim(k) for k in range(rank)]
+    dims = [xs[0].dim(k) for k in range(max(axis + 1, len(xs[0].dims)))]
     before, starts = math.prod(dims[:axis]), [0]
     for x in xs:
         starts.append(starts[-1] + before * x.dim(axis))
@@ -267,7 +267,8 @@ CONCATENATE = define("concatenate", shape=concatenate_shape, params="Xi", forwar
 def concatenate(xs: Sequence[Any], d: int = 0) -> Any:
     """The operands one behind the other along axis `d`.
 
-    xs: shapes that are equal but along the axis; mini-batches equal or 1.  `d` may be the rank.
+    xs: shapes that are equal but along the axis, or for axes of size 1 behind; mini-batches equal or 1.  `d` may be the
+    rank.  The result has as many axes as the first operand, at least d + 1.
     Raises ShapeError for other shapes, ValueError for an empty list.
     """
     return CONCATENATE(list(xs), d)
