@@ -62,7 +62,7 @@ class LaunchSetup(ctypes.Structure):
     _fields_ = [
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
-        *((name, ctypes.c_uint32) for name in "dynamic_shared ranges check_races order cooperative".split()),
+        *((name, ctypes.c_uint32) for name in ["dynamic_shared", "ranges", "check_races", "order", "cooperative"]),
         ("seed", ctypes.c_uint64),
         ("fuel", ctypes.c_uint64),
         ("range", ctypes.c_void_p),
@@ -74,7 +74,7 @@ class LaunchSetup(ctypes.Structure):
 class Fault(ctypes.Structure):
     """`Fault` of runtime.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in "code line block thread other".split()] + [
+    _fields_ = [(name, ctypes.c_int64) for name in ["code", "line", "block", "thread", "other"]] + [
         ("address", ctypes.c_uint64)
     ]
 
