@@ -27,7 +27,9 @@ SOURCES = ("parse.py", "operands.py", "arithmetic.py", "translate.py", "build.py
 class KernelDescription(ctypes.Structure):
     """`Kernel` of runtime.h."""
 
-    _fields_ = [(name, ctypes.c_uint64) for name in ["run", "registers_size", "local_size", "shared_size", "cooperative"]]
+    _fields_ = [
+        (name, ctypes.c_uint64) for name in ["run", "registers_size", "local_size", "shared_size", "cooperative"]
+    ]
     _fields_ += [("statics", ctypes.c_uint64), ("statics_size", ctypes.c_uint64)]
 
 

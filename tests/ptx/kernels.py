@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32, types
+from numba import cuda, float32, float64, int32, types
 from numba.cuda.extending import intrinsic
 
 HALF = np.float32(0.5)
@@ -216,3 +216,29 @@ def sine(x):
     """The sine."""
     i = cuda.grid(1)
     x[i] = math.sin(x[i])
+
+
+def neighbours(x):
+    """Each thread of a warp takes its neighbour's number through shared memory, ordered within the warp alone."""
+    kept = cuda.shared.array(64, float32)
+    i = cuda.threadIdx.x
+    kept[i] = x[i]
+    cuda.syncwarp()
+    x[i] = kept[i ^ 1]
+
+
+def shared_counts(x, bins, largest, total):
+    """Atomics in shared memory, and on numbers of 64 bits."""
+    own = cuda.shared.array(8, int32)
+    i = cuda.threadIdx.x
+    if i < 8:
+        own[i] = 0
+    cuda.syncthreads()
+    number = x[cuda.grid(1)]
+    cuda.atomic.add(own, number % 8, 1)
+    cuda.atomic.max(largest, 0, number)
+    cuda.atomic.exch(largest, 1, number)
+    cuda.atomic.add(total, 0, float64(number))
+    cuda.syncthreads()
+    if i < 8:
+        cuda.atomic.add(bins, i, own[i])

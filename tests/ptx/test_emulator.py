@@ -18,7 +18,7 @@ from numba import cuda, float32, float64, int32, int64  # noqa: E402
 from ptx import kernels  # noqa: E402
 from ptx.kernels import f1, f2, i1  # noqa: E402
 
-i2, d1 = int32[:, ::1], float64[::1]
+i2, d1, l1 = int32[:, ::1], float64[::1], int64[::1]
 SIGNATURES = {
     kernels.tiled_product: (f2, f2, f2),
     kernels.warp_sums: (f1, f1, i2),
@@ -28,6 +28,8 @@ SIGNATURES = {
     kernels.block_counts: (f1, i2),
     kernels.mirror: (f1,),
     kernels.chosen: (f1, i1),
+    kernels.neighbours: (f1,),
+    kernels.shared_counts: (l1, i1, l1, d1),
 }
 in_every_order = pytest.mark.parametrize("order", ORDERS)
 
@@ -85,6 +87,23 @@ def test_atomics(emulated: dict, draw: np.random.Generator, order: Order) -> Non
     assert bins.tolist() == np.bincount(x % 10, minlength=10).tolist()
     assert extremes.tolist() == [x.min(), x.max(), 500, 0]
     assert floats.tolist() == [x.sum(), x.max()]
+
+
+@in_every_order
+def test_atomics_in_shared_memory_and_of_64_bits(emulated: dict, draw: np.random.Generator, order: Order) -> None:
+    x = draw.integers(1, 2**40, 128)
+    bins, largest, total = np.zeros(8, np.int32), np.zeros(2, np.int64), np.zeros(1)
+    emulated["shared_counts"][2, 64](x, bins, largest, total, order=order)
+    assert bins.tolist() == np.bincount(x % 8, minlength=8).tolist()
+    assert largest[0] == x.max() and largest[1] in x
+    assert total == x.sum()
+
+
+@in_every_order
+def test_a_warp_is_synchronised(emulated: dict, order: Order) -> None:
+    x = np.arange(64, dtype=np.float32)
+    emulated["neighbours"][1, 64](x, order=order)
+    assert x.tolist() == [i ^ 1 for i in range(64)]
 
 
 @in_every_order
@@ -149,7 +168,9 @@ def test_random_expressions_equal_numpy(draw: np.random.Generator) -> None:
 
 
 FUNCTIONS = {
-    **dict.fromkeys(["exp", "expm1", "sinh", "cosh", "tanh", "asinh", "atan", "erf", "sin", "cos", "tan"], (-12.0, 12.0)),
+    **dict.fromkeys(
+        ["exp", "expm1", "sinh", "cosh", "tanh", "asinh", "atan", "erf", "sin", "cos", "tan"], (-12.0, 12.0)
+    ),
     **dict.fromkeys(["log", "log1p", "sqrt", "lgamma", "gamma"], (0.01, 20.0)),
     **dict.fromkeys(["asin", "acos", "atanh", "erfc"], (-0.99, 0.99)),
     "acosh": (1.01, 50.0),

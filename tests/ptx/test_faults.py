@@ -116,6 +116,15 @@ def test_a_grid_that_is_not_synchronised_races_between_blocks() -> None:
         kernel[3, 32](np.zeros(96, np.float32), np.zeros(96, np.float32), 2)
 
 
+def test_a_warp_that_is_not_synchronised_races() -> None:
+    for wrong in ("    pass\n    x[i] = kept[i ^ 1]", "    cuda.syncwarp()\n    x[i] = kept[i ^ 32]"):
+        function = planted(kernels.neighbours, "    cuda.syncwarp()\n    x[i] = kept[i ^ 1]", wrong)
+        kernel = Emulated(compile.to_ptx(function, (f1,)))
+        for order in ORDERS:
+            with pytest.raises(EmulationError, match="race|never written"):
+                kernel[1, 64](np.zeros(64, np.float32), order=order)
+
+
 def test_a_dropped_atomic_races_with_the_others() -> None:
     function = planted(kernels.counts, "cuda.atomic.add(bins, x[i] % bins.size, 1)", "bins[x[i] % bins.size] += 1")
     kernel = Emulated(compile.to_ptx(function, (i1, i1, i1, f1)))
