@@ -242,3 +242,20 @@ def shared_counts(x, bins, largest, total):
     cuda.syncthreads()
     if i < 8:
         cuda.atomic.add(bins, i, own[i])
+
+
+def one_writes(x, y):
+    """Thread 0 writes what all others read."""
+    i = cuda.grid(1)
+    if i == 0:
+        x[0] = HALF
+    else:
+        y[i] = x[0]
+
+
+def last_writes(x, y):
+    """All threads read what the last one writes afterwards."""
+    i = cuda.grid(1)
+    y[i] = x[0]
+    if i == y.size - 1:
+        x[0] = HALF

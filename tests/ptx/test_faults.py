@@ -109,6 +109,24 @@ def test_faults_of_threads_are_found(name: str) -> None:
         assert function.__name__ in str(caught.value) and "PTX line" in str(caught.value)
 
 
+@pytest.mark.parametrize("shapes", [(1, 32), (1, 96), (96, 1), (3, 32)])
+def test_every_kind_of_race_is_found_within_and_between_blocks(shapes: tuple[int, int]) -> None:
+    count = shapes[0] * shapes[1]
+    one, last = (Emulated(compile.to_ptx(function, (f1, f1))) for function in (kernels.one_writes, kernels.last_writes))
+    every = Emulated(compile.to_ptx(kernels.unguarded_sum, (f1, f1)))
+    reads, writes = "race: a thread reads what another writes", "race: a thread writes what another reads"
+    for kernel, order, kind in [
+        (one, "forward", reads),
+        (one, "reverse", writes),
+        (last, "forward", writes),
+        (last, "reverse", reads),
+        (every, "random", reads),
+    ]:
+        with pytest.raises(EmulationError) as caught:
+            kernel[shapes](np.zeros(count, np.float32), np.zeros(count, np.float32), order=order)
+        assert caught.value.kind == kind
+
+
 def test_a_grid_that_is_not_synchronised_races_between_blocks() -> None:
     function = planted(kernels.relay, "        grid.sync()\n        x[i] = y[i]", "        x[i] = y[i]")
     kernel = Emulated(compile.to_ptx(function, (f1, f1, int64)))
