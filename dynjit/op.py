@@ -8,9 +8,10 @@ table by compiled code; an unknown one is made here, by the operator's shape rul
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,21 @@ SIGNATURE = np.dtype(
 TABLE = reserve(1 << 16, OPERATOR)
 SIGNATURES = reserve(1 << 26, SIGNATURE)
 POOL = reserve(1 << 32, np.int64)  # keys and integer parameters of signatures, end to end
+
+
+class Range(NamedTuple):
+    """What a float parameter may be: from `low` to `high`, both included; anything if `low` is NaN."""
+
+    needs: str
+    low: float
+    high: float
+
+
+ANY = Range("a number", math.nan, math.nan)
+NOT_NEGATIVE = Range("a number of 0 or more", 0.0, math.inf)
+MARGIN = Range("a margin of 0 or more", 0.0, math.inf)
+SHARE = Range("a probability 0 <= p <= 1", 0.0, 1.0)
+PROBABILITY = Range("a probability 0 <= p < 1", 0.0, math.nextafter(1.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,7 @@ class Operator:
     view: bool
     leaf: bool
     module: str
+    floats: tuple[Range, ...] = ()
     code: int = 0
 
     @property
@@ -107,7 +124,7 @@ class Operator:
 
 operators: list[Operator] = []
 recorder: Callable[[Operator, Sequence[Any]], Any]  # set by graph.py: appends a node to the current graph
-fast: dict[Callable, Operator] = {}  # public functions whose positional call is the operator's
+fast: dict[Callable, tuple[Operator, str]] = {}  # public functions that stand for an operator, and their arguments
 
 
 def names_of(function: Callable | None) -> tuple[str, ...]:
@@ -132,13 +149,17 @@ def define(
     cases: tuple[Case, ...] = (),
     view: bool = False,
     leaf: bool = False,
+    floats: tuple[Range, ...] = (),
 ) -> Operator:
     """Adds an operator to the table.
 
-    params: one letter per argument of a call: x expression, X list of expressions, i int or I tuple of ints (part of
-        the signature), f float, d index or D list of indices (one per mini-batch item), r number of a random stream
-        (drawn, not passed).  Floats come before indices.
-    shape: rule (operands' shapes ..., ints ..., number of indices of D) -> Shape or Result; raises ShapeError.
+    params: one letter per argument of a call: x expression, X list of expressions; i int, I ints (a tuple or list, or
+        one int) and e end of the range that starts at the index before (its length), which are part of the signature;
+        f float; d index or D list of indices (one per mini-batch item), A list of indices that all mini-batch items
+        share; r number of a random stream (drawn, not passed).
+    shape: rule (operands' shapes ..., ints and tuples of ints ..., number of indices of D or A) -> Shape or Result;
+        raises ShapeError.
+    floats: the ranges of the float parameters, where not any number will do.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
     keeps_result: whether a backward kernel reads the result.
     overwrites: operands whose place the result may take: element i depends on their element i only, and no backward
@@ -150,7 +171,7 @@ def define(
     """
     module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
     made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, keeps_result,
-                    overwrites, in_place, whole_batch, reference, cases, view, leaf, module)  # fmt: skip
+                    overwrites, in_place, whole_batch, reference, cases, view, leaf, module, floats)  # fmt: skip
     made.code = len(operators)
     operators.append(made)
     takes = names_of(forward)
@@ -170,12 +191,15 @@ def define(
     return made
 
 
-def native(operator: Operator) -> Callable[[Callable], Callable]:
-    """Marks a public function whose positional arguments are the operator's: compiled code serves its plain calls."""
+def native(operator: Operator, letters: str = "") -> Callable[[Callable], Callable]:
+    """Marks a public function that stands for an operator: compiled code serves its plain calls.
+
+    letters: what its arguments are, where it is not the operator's `params`; those behind have no effect.  Of a leaf
+        also v, a list of its values, and f, a number that fills it.
+    """
 
     def mark(function: Callable) -> Callable:
-        assert operator not in fast.values(), f"{operator.name} has a public function already"
-        fast[function] = operator
+        fast[function] = operator, letters or operator.params.replace("r", "")
         return function
 
     return mark
@@ -187,13 +211,16 @@ used = {"signatures": 1, "pool": 0}  # signature 0 is nobody's
 by_key: dict[tuple[int, ...], int] = {}
 
 
-def signature_of(operator: Operator, operands: Sequence[Shape], ints: Sequence[int], ids: int) -> int:
+def signature_of(operator: Operator, operands: Sequence[Shape], ints: Sequence[int | tuple[int, ...]], ids: int) -> int:
     """The number of a signature; its shape rule runs when it is met for the first time.
 
     ids: how many indices a call with a list of indices has, -1 for calls without one.
     """
     counted = (ids,) if ids >= 0 else ()
-    key = (operator.code, len(operands), *(number_of(shape) for shape in operands), *ints, *counted)
+    flat: list[int] = []
+    for given in ints:
+        flat += (len(given), *given) if isinstance(given, tuple) else (given,)
+    key = (operator.code, len(operands), *(number_of(shape) for shape in operands), *flat, *counted)
     number = by_key.get(key)
     if number is None:
         rule_operands = (list(operands),) if operator.is_list else tuple(operands)
@@ -218,11 +245,11 @@ def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[S
     if number == SIGNATURES.size or end > POOL.size:
         raise MemoryError(f"more than {number} different calls of operators")
     POOL[start:end] = key + tuple(ints)
-    has_ids = "d" in operator.params or "D" in operator.params or "r" in operator.params
+    per_item = key[-1] if "A" in operator.params else int(not set("dDr").isdisjoint(operator.params))
     SIGNATURES[number] = (
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
-        shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound,
+        shape.batch * per_item, UNBOUNDED if "r" in operator.params else result.bound,
         result.scratch * shape.batch, 0, stands_alone(operator, operands, shape),
         sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
     )  # fmt: skip

@@ -13,7 +13,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "shape scalars blas op",
     "ops",
     "arena kernels calls plan",
-    "cpu gpu frontend",
+    "cpu gpu recording slots calling frontend",
     "tensor nodes graph",
     "initializers sequence graphviz",
     "parameters",
