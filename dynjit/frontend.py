@@ -759,9 +759,9 @@ def value_builtin(wants_place: bool) -> Callable | None:
     return c_function("value", "", native_value, int(wants_place), value_builtin)
 
 
-def use(storage: Storage) -> None:
-    """Makes a graph the one that compiled code appends to."""
-    state[0]["header"] = storage.address
+def use(storage: Storage | None) -> None:
+    """Makes a graph the one that compiled code appends to; without one it hands everything over to the twins."""
+    state[0]["header"] = nothing.ctypes.data if storage is None else storage.address
 
 
 def connect(

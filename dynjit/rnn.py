@@ -10,7 +10,16 @@ from dynjit.frontend import builtin
 from dynjit.graph import Expression
 from dynjit.ops import binary, layout, linear, noise, unary
 from dynjit.parameters import ParameterCollection
-from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, RNNState, Run, StackedRNNState, Vectors, masked
+from dynjit.rnn_base import (
+    MaskedRNNBuilder,
+    RNNBuilder,
+    RNNState,
+    Run,
+    StackedRNNState,
+    Vectors,
+    checked_sizes,
+    masked,
+)
 from dynjit.rnn_lstm import (
     CompactVanillaLSTMBuilder,
     CoupledLSTMBuilder,
@@ -19,6 +28,7 @@ from dynjit.rnn_lstm import (
     SparseLSTMBuilder,
     VanillaLSTMBuilder,
 )
+from dynjit.shape import as_number
 
 __all__ = ["BiRNNBuilder", "CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "FastLSTMBuilder", "GRUBuilder",
            "LSTMBuilder", "RNNBuilder", "RNNState", "SimpleRNNBuilder", "SparseLSTMBuilder", "StackedRNNState",
@@ -118,11 +128,11 @@ class BiRNNBuilder:
         self, num_layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection,
         rnn_builder_factory: Callable[..., Any], builder_layers: Sequence[tuple[Any, Any]] | None = None,
     ) -> None:  # fmt: skip
-        num_layers, input_dim, hidden_dim = int(num_layers), int(input_dim), int(hidden_dim)
-        if num_layers < 1 or hidden_dim % 2 or hidden_dim < 2:
+        if as_number("BiRNNBuilder", num_layers) < 1 or as_number("BiRNNBuilder", hidden_dim) % 2:
             raise ValueError(located(
                 f"BiRNNBuilder: needs 1 layer or more and an even hidden_dim, got {num_layers} and {hidden_dim}"
             ))  # fmt: skip
+        num_layers, input_dim, hidden_dim = checked_sizes("BiRNNBuilder", num_layers, input_dim, hidden_dim, model)
         self.model = model.add_subcollection("birnn")
         self._spec = num_layers, input_dim, hidden_dim, rnn_builder_factory
         self._has_own_layers = builder_layers is None

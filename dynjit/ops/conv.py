@@ -12,7 +12,7 @@ from dynjit.errors import ShapeError
 from dynjit.jit import helper, kernel
 from dynjit.op import Case, define, native
 from dynjit.scalars import ZERO
-from dynjit.shape import Result, Shape
+from dynjit.shape import Result, Shape, as_integers
 
 # ---- windows of a map ------------------------------------------------------------------------------------------------
 
@@ -35,9 +35,10 @@ def windows(name: str, x: Shape, size: tuple[int, ...], steps: tuple[int, ...], 
 
 def pair(name: str, numbers: Sequence[int]) -> tuple[int, int]:
     """Two ints, for rows and columns."""
-    if len(numbers) != 2:
-        raise ShapeError(name, "two numbers, for rows and columns", tuple(numbers))
-    return int(numbers[0]), int(numbers[1])
+    found = as_integers(name, numbers)
+    if len(found) != 2:
+        raise ShapeError(name, "two numbers, for rows and columns", tuple(found))
+    return found[0], found[1]
 
 
 def windows_reference(x: np.ndarray, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int, fill: float) -> Any:
@@ -160,7 +161,7 @@ def conv2d(x: Any, f: Any, stride: Sequence[int], is_valid: bool = True) -> Any:
     around x.
     Raises ShapeError unless the shapes fit, and for steps below 1.
     """
-    return CONV2D(x, f, *pair("conv2d", stride), int(is_valid))
+    return CONV2D(x, f, *pair("conv2d", stride), bool(is_valid))
 
 
 def conv2d_bias_shape(x: Shape, f: Shape, b: Shape, *numbers: int) -> Result:
@@ -211,7 +212,7 @@ def conv2d_bias(x: Any, f: Any, b: Any, stride: Sequence[int], is_valid: bool = 
 
     b: (filters,).  Raises ShapeError unless the shapes fit, and for steps below 1.
     """
-    return CONV2D_BIAS(x, f, b, *pair("conv2d_bias", stride), int(is_valid))
+    return CONV2D_BIAS(x, f, b, *pair("conv2d_bias", stride), bool(is_valid))
 
 
 # ---- maxpooling2d ----------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def maxpooling2d(x: Any, ksize: Sequence[int], stride: Sequence[int], is_valid: 
     Raises ShapeError for other shapes, for windows that do not fit and for steps below 1.
     """
     sizes = *pair("maxpooling2d", ksize), *pair("maxpooling2d", stride)
-    return MAXPOOLING2D(x, *sizes, int(is_valid))
+    return MAXPOOLING2D(x, *sizes, bool(is_valid))
 
 
 # ---- filter1d_narrow -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.op import NEVER, Case, define, native
-from dynjit.shape import MAX_RANK, Result, Shape, dims_of
+from dynjit.shape import MAX_RANK, Result, Shape, as_integer, as_integers, dim_of, dims_of
 
 # ---- pick ------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ def pick_batch(e: Any, indices: Sequence[int], dim: int = 0) -> Any:
     e: any shape x len(indices); of an e without mini-batch the result is one nevertheless.
     Raises ShapeError for another number of indices or a missing axis, IndexError for an index out of range.
     """
-    return PICK_BATCH(e, list(indices), dim)
+    return PICK_BATCH(e, indices, dim)
 
 
 # ---- pick_range ------------------------------------------------------------------------------------------------------
@@ -135,7 +135,8 @@ def pick_range(x: Any, s: int, e: int, d: int = 0) -> Any:
     x: any shape x batch.
     Raises ShapeError for a missing axis and an empty range, IndexError for one that leaves the axis.
     """
-    return PICK_RANGE(x, s, e - s, d)
+    start = as_integer("pick_range", s)
+    return PICK_RANGE(x, start, as_integer("pick_range", e) - start, d)
 
 
 def pickrange(x: Any, s: int, e: int) -> Any:
@@ -198,7 +199,7 @@ def pick_batch_elems(x: Any, vs: Sequence[int]) -> Any:
 
     x: any shape x batch; the result: that shape x len(vs).  Raises IndexError unless all 0 <= v < batch.
     """
-    return PICK_BATCH_ELEMS(x, list(vs))
+    return PICK_BATCH_ELEMS(x, vs)
 
 
 # ---- concatenate -----------------------------------------------------------------------------------------------------
@@ -431,7 +432,7 @@ def transpose(x: Any, dims: Sequence[int] = (1, 0)) -> Any:
 
     x: any shape x batch.  Raises ShapeError unless `dims` has each axis once.
     """
-    return TRANSPOSE(x, tuple(dims))
+    return TRANSPOSE(x, as_integers("transpose", dims))
 
 
 END = -1  # a range goes to the end of its axis
@@ -478,9 +479,9 @@ def strided_select(x: Any, strides: Sequence[int], range_from: Sequence[int], ra
     One entry more than the rank is for the mini-batch.  The lists may be short: missing ranges are whole axes.
     Raises ShapeError for steps below 1 and ranges that are empty or leave their axis.
     """
-    count = max(len(strides), len(range_from), len(range_to))
-    lists = ((list(given) + [missing] * count)[:count]
-             for given, missing in ((strides, 1), (range_from, 0), (range_to, END)))  # fmt: skip
+    given = [as_integers("strided_select", numbers) for numbers in (strides, range_from, range_to)]
+    count = max(map(len, given))
+    lists = ((numbers + [missing] * count)[:count] for numbers, missing in zip(given, (1, 0, END)))
     return STRIDED_SELECT(x, tuple(number for numbers in zip(*lists, strict=True) for number in numbers))
 
 
@@ -492,8 +493,8 @@ def select_rows(x: Any, rs: Sequence[int]) -> Any:
 
     x: (rows, ...) x batch; the result: (len(rs), ...) x batch.  Raises IndexError unless all 0 <= r < rows.
     """
-    dims, batch = x.dim()
-    check_indices("select_rows", rs, dims[0])
+    dims, batch = dim_of("select_rows", x)
+    rs = checked_indices("select_rows", rs, dims[0])
     rest = math.prod(dims[1:]) * batch
     picked = pick_batch(reshape(x, (dims[0], rest)), rs)  # (rest,) x len(rs)
     return reshape(transpose(reshape(picked, (rest, len(rs)))), (len(rs), *dims[1:]), batch)
@@ -505,22 +506,24 @@ def select_cols(x: Any, cs: Sequence[int]) -> Any:
     x: (rows, cols) x batch; the result: (rows, len(cs)) x batch.
     Raises ShapeError unless x is a matrix, IndexError unless all 0 <= c < cols.
     """
-    dims, batch = x.dim()
+    dims, batch = dim_of("select_cols", x)
     if len(dims) != 2:
         raise ShapeError("select_cols", "a matrix (rows, cols)", Shape(dims, batch))
-    check_indices("select_cols", cs, dims[1])
+    cs = checked_indices("select_cols", cs, dims[1])
     columns = [b * dims[1] + c for b in range(batch) for c in cs]
     picked = pick_batch(reshape(x, (dims[0], dims[1] * batch)), columns, 1)  # (rows,) x len(columns)
     return reshape(picked, (dims[0], len(cs)), batch)
 
 
-def check_indices(name: str, indices: Sequence[int], size: int) -> None:
-    """Raises ValueError for no indices, IndexError for one out of range."""
-    if len(indices) == 0:
+def checked_indices(name: str, given: Sequence[int], size: int) -> list[int]:
+    """The indices as a list; raises ValueError for no indices, IndexError for one out of range."""
+    indices = as_integers(name, given)
+    if not indices:
         raise ValueError(errors.located(f"{name}: needs one index or more, got none"))
     for index in indices:
         if not 0 <= index < size:
             raise IndexError(errors.located(f"{name}: needs indices from 0 to {size - 1}, got {index}"))
+    return indices
 
 
 # ---- subscripts ------------------------------------------------------------------------------------------------------

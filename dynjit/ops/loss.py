@@ -13,7 +13,7 @@ from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.op import Case, define, native
 from dynjit.scalars import ONE, ZERO, exp, log, log_sum_exp
-from dynjit.shape import Result, Shape
+from dynjit.shape import Result, Shape, as_number
 
 # ---- pickneglogsoftmax -----------------------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ def pickneglogsoftmax_batch(x: Any, vs: Sequence[int]) -> Any:
     x: (k,) x batch;  vs: one index per item; the result: (1,) x batch.  An x with mini-batch 1 serves all indices.
     Raises ShapeError unless x is a vector and `vs` has its mini-batch size, IndexError unless 0 <= v < k.
     """
-    return PICKNEGLOGSOFTMAX_BATCH(x, list(vs))
+    return PICKNEGLOGSOFTMAX_BATCH(x, vs)
 
 
 # ---- binary_log_loss -------------------------------------------------------------------------------------------------
@@ -146,9 +146,10 @@ def binary_log_loss(x: Any, y: Any) -> Any:
 
 def checked_margin(operator: str, margin: float) -> float:
     """The margin as a float; raises ValueError if it is negative."""
+    margin = as_number(operator, margin)
     if not margin >= 0:
         raise ValueError(errors.located(f"{operator}: needs a margin of 0 or more, got {margin}"))
-    return float(margin)
+    return margin
 
 
 def hinge_shape(x: Shape, count: int | None = None) -> Result:
@@ -208,7 +209,7 @@ def hinge_batch(x: Any, vs: Sequence[int], m: float = 1.0) -> Any:
     An x with mini-batch 1 serves all indices.  Raises ShapeError unless x is a vector and `vs` has its mini-batch size,
     IndexError unless 0 <= v < k, ValueError for a negative m.
     """
-    return HINGE_BATCH(x, list(vs), checked_margin("hinge_batch", m))
+    return HINGE_BATCH(x, vs, checked_margin("hinge_batch", m))
 
 
 # ---- hinge_dim -------------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def hinge_dim(x: Any, v: Sequence[int], d: int = 0, m: float = 1.0) -> Any:
     the result: (len(v),) x batch;  m: 0 or more.
     Raises ShapeError for other shapes, IndexError for an index out of range, ValueError for a negative m.
     """
-    return HINGE_DIM(x, d, list(v), checked_margin("hinge_dim", m))
+    return HINGE_DIM(x, d, v, checked_margin("hinge_dim", m))
 
 
 # ---- pairwise_rank_loss ----------------------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ def pairwise_rank_loss(x: Any, y: Any, m: float = 1.0) -> Any:
 
     x, y: (1,) or (1, n) x batch, mini-batches equal or 1.  Raises ShapeError for other shapes.
     """
-    return PAIRWISE_RANK_LOSS(x, y, float(m))
+    return PAIRWISE_RANK_LOSS(x, y, as_number("pairwise_rank_loss", m))
 
 
 # ---- poisson_loss ----------------------------------------------------------------------------------------------------
@@ -358,6 +359,7 @@ def poisson_loss(log_lambda: Any, x: int) -> Any:
     log_lambda: (1,) x batch; the result has the same shape;  x: 0 or more; in nats.
     Raises ShapeError for other shapes, ValueError for a negative count.
     """
-    if x < 0:
+    count = as_number("poisson_loss", x)
+    if not 0 <= count < math.inf:
         raise ValueError(errors.located(f"poisson_loss: needs a count of 0 or more, got {x}"))
-    return POISSON_LOSS(log_lambda, float(x))
+    return POISSON_LOSS(log_lambda, count)

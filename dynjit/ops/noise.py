@@ -17,7 +17,7 @@ from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
 from dynjit.op import Case, define
 from dynjit.scalars import ONE, ZERO, log
-from dynjit.shape import Result, Shape, dims_of
+from dynjit.shape import Result, Shape, as_batch, as_number, dims_of
 
 # ---- the numbers -----------------------------------------------------------------------------------------------------
 
@@ -88,10 +88,11 @@ def normal(n):  # type: ignore[no-untyped-def]
 
 def probability(name: str, p: float, is_one_possible: bool = False) -> float:
     """p as a float; raises ValueError unless 0 <= p < 1."""
+    p = as_number(name, p)
     if not 0 <= p < 1 and not (p == 1 and is_one_possible):
         end = "p <= 1" if is_one_possible else "p < 1"
         raise ValueError(errors.located(f"{name}: needs a probability 0 <= {end}, got {p}"))
-    return float(p)
+    return p
 
 
 def dropout_shape(x: Shape) -> Result:
@@ -229,9 +230,10 @@ def noise(x: Any, stddev: float) -> Any:
 
 
 def not_negative(name: str, number: float) -> float:
+    number = as_number(name, number)
     if not number >= 0:
         raise ValueError(errors.located(f"{name}: needs a number of 0 or more, got {number}"))
-    return float(number)
+    return number
 
 
 # ---- random tensors --------------------------------------------------------------------------------------------------
@@ -266,9 +268,7 @@ RANDOM_GUMBEL = random_tensor("random_gumbel", lambda n, mu, beta: mu - beta * l
 
 
 def size_of(name: str, dim: Any, batch_size: int) -> tuple[int, ...]:
-    if batch_size < 1:
-        raise ValueError(errors.located(f"{name}: needs a mini-batch of 1 or more, got {batch_size}"))
-    return (*dims_of(name, dim), int(batch_size))
+    return (*dims_of(name, dim), as_batch(name, batch_size))
 
 
 def random_normal(dim: Any, mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Any:
@@ -277,7 +277,7 @@ def random_normal(dim: Any, mean: float = 0.0, stddev: float = 1.0, batch_size: 
     dim: int or tuple.  Raises ValueError for a negative deviation, wrong dims and a mini-batch below 1.
     """
     size = size_of("random_normal", dim, batch_size)
-    return RANDOM_NORMAL(float(mean), not_negative("random_normal", stddev), size)
+    return RANDOM_NORMAL(mean, not_negative("random_normal", stddev), size)
 
 
 def random_uniform(dim: Any, left: float, right: float, batch_size: int = 1) -> Any:
@@ -285,7 +285,7 @@ def random_uniform(dim: Any, left: float, right: float, batch_size: int = 1) -> 
 
     dim: int or tuple.  Raises ValueError for wrong dims and a mini-batch below 1.
     """
-    return RANDOM_UNIFORM(float(left), float(right), size_of("random_uniform", dim, batch_size))
+    return RANDOM_UNIFORM(left, right, size_of("random_uniform", dim, batch_size))
 
 
 def random_bernoulli(dim: Any, p: float, scale: float = 1.0, batch_size: int = 1) -> Any:
@@ -294,7 +294,7 @@ def random_bernoulli(dim: Any, p: float, scale: float = 1.0, batch_size: int = 1
     dim: int or tuple.  Raises ValueError unless 0 <= p <= 1, for wrong dims and a mini-batch below 1.
     """
     size = size_of("random_bernoulli", dim, batch_size)
-    return RANDOM_BERNOULLI(probability("random_bernoulli", p, is_one_possible=True), float(scale), size)
+    return RANDOM_BERNOULLI(probability("random_bernoulli", p, is_one_possible=True), scale, size)
 
 
 def random_gumbel(dim: Any, mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Any:
@@ -303,4 +303,4 @@ def random_gumbel(dim: Any, mu: float = 0.0, beta: float = 1.0, batch_size: int 
     dim: int or tuple.  Raises ValueError for a negative beta, wrong dims and a mini-batch below 1.
     """
     size = size_of("random_gumbel", dim, batch_size)
-    return RANDOM_GUMBEL(float(mu), not_negative("random_gumbel", beta), size)
+    return RANDOM_GUMBEL(mu, not_negative("random_gumbel", beta), size)

@@ -15,7 +15,7 @@ from dynjit.errors import ShapeError
 from dynjit.jit import helper, kernel, scalar
 from dynjit.op import Case, define, native
 from dynjit.scalars import HALF, INF, ONE, TWO, ZERO, exp, log, log_sum_exp, maximum
-from dynjit.shape import Result, Shape
+from dynjit.shape import Result, Shape, as_number
 
 MAX_RUNS = 8  # seven axes and the mini-batch
 
@@ -346,9 +346,10 @@ def huber_distance(x: Any, y: Any, c: float = 1.345) -> Any:
     Raises ShapeError for other shapes, ValueError for a negative c.
     Source: Huber (1964), Robust estimation of a location parameter.
     """
-    if c < 0:
+    c = as_number("huber_distance", c)
+    if not c >= 0:
         raise ValueError(errors.located(f"huber_distance: needs c of 0 or more, got {c}"))
-    return HUBER_DISTANCE(x, y, float(c))
+    return HUBER_DISTANCE(x, y, c)
 
 
 # ---- l2_norm ---------------------------------------------------------------------------------------------------------
@@ -403,11 +404,21 @@ def axes_of(operator: str, x: Shape, axes: Sequence[int], over_batch: int) -> Se
     return axes
 
 
-def at_least(operator: str, name: str, number: int, least: int) -> int:
-    """The number, checked."""
-    if number < least:
-        raise ValueError(errors.located(f"{operator}: needs {name} of {least} or more, got {number}"))
-    return number
+MOST_ORDER = 1000  # the kernel multiplies so often; a float32 is 0, 1 or infinite long before
+
+
+def order_of(operator: str, order: int) -> int:
+    """The order of a moment, checked."""
+    if not 1 <= order <= MOST_ORDER:
+        raise ValueError(errors.located(f"{operator}: needs r from 1 to {MOST_ORDER}, got {order}"))
+    return order
+
+
+def divisor_of(operator: str, divisor: int) -> int:
+    """What a sum is divided by, checked; 0: the number of summands."""
+    if divisor < 0:
+        raise ValueError(errors.located(f"{operator}: needs n of 0 or more, got {divisor}"))
+    return divisor
 
 
 def sum_dim_shape(x: Shape, over_batch: int, *axes: int) -> Result:
@@ -415,22 +426,20 @@ def sum_dim_shape(x: Shape, over_batch: int, *axes: int) -> Result:
 
 
 def mean_dim_shape(x: Shape, over_batch: int, divisor: int, *axes: int) -> Result:
-    at_least("mean_dim", "n", divisor, 0)
-    return reduced(x, axes_of("mean_dim", x, axes, over_batch), bool(over_batch), divisor)
+    return reduced(x, axes_of("mean_dim", x, axes, over_batch), bool(over_batch), divisor_of("mean_dim", divisor))
 
 
 def moment_dim_shape(x: Shape, order: int, over_batch: int, divisor: int, *axes: int) -> Result:
-    at_least("moment_dim", "n", divisor, 0)
-    at_least("moment_dim", "r", order, 1)
-    return reduced(x, axes_of("moment_dim", x, axes, over_batch), bool(over_batch), divisor, order)
+    axes = tuple(axes_of("moment_dim", x, axes, over_batch))
+    return reduced(x, axes, bool(over_batch), divisor_of("moment_dim", divisor), order_of("moment_dim", order))
 
 
 def moment_elems_shape(x: Shape, order: int) -> Result:
-    return reduced(x, range(len(x.dims)), False, 0, at_least("moment_elems", "r", order, 1))
+    return reduced(x, range(len(x.dims)), False, 0, order_of("moment_elems", order))
 
 
 def moment_batches_shape(x: Shape, order: int) -> Result:
-    return reduced(x, (), True, 0, at_least("moment_batches", "r", order, 1))
+    return reduced(x, (), True, 0, order_of("moment_batches", order))
 
 
 def numpy_axes(axes: Sequence[int], over_batch: int) -> tuple[int, ...]:
@@ -480,7 +489,7 @@ def sum_dim(x: Any, d: Sequence[int], b: bool = False, n: int = 0) -> Any:
     x: any shape x batch;  n: has no effect.
     Raises ShapeError for a missing or repeated axis, ValueError if there is nothing to sum over.
     """
-    return SUM_DIM(x, int(b), as_axes("sum_dim", d))
+    return SUM_DIM(x, bool(b), as_axes("sum_dim", d))
 
 
 def mean_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
@@ -489,23 +498,23 @@ def mean_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
     x: any shape x batch;  n: if not 0, the sum is divided by n.
     Raises ShapeError for a missing or repeated axis, ValueError for n < 0, and if there is nothing to average over.
     """
-    return MEAN_DIM(x, int(b), n, as_axes("mean_dim", d))
+    return MEAN_DIM(x, bool(b), n, as_axes("mean_dim", d))
 
 
 def moment_dim(x: Any, d: Sequence[int], r: int, b: bool, n: int = 0) -> Any:
     """Mean of x^r over the axes `d`, and over the mini-batch if `b`; these axes are removed.
 
-    x: any shape x batch;  r: 1 or more;  n: if not 0, the sum is divided by n.
+    x: any shape x batch;  r: 1 to 1000;  n: if not 0, the sum is divided by n.
     Raises ShapeError for a missing or repeated axis, ValueError for other r or n, or nothing to average over.
     """
-    return MOMENT_DIM(x, r, int(b), n, as_axes("moment_dim", d))
+    return MOMENT_DIM(x, r, bool(b), n, as_axes("moment_dim", d))
 
 
 @native(MOMENT_ELEMS)
 def moment_elems(x: Any, r: int) -> Any:
     """Mean of x^r over all elements of each mini-batch item.
 
-    x: any shape x batch;  r: 1 or more; the result: (1,) x batch.  Raises ValueError for other r.
+    x: any shape x batch;  r: 1 to 1000; the result: (1,) x batch.  Raises ValueError for other r.
     """
     return MOMENT_ELEMS(x, r)
 
@@ -514,7 +523,7 @@ def moment_elems(x: Any, r: int) -> Any:
 def moment_batches(x: Any, r: int) -> Any:
     """Mean of x^r over the mini-batch, elementwise.
 
-    x: any shape x batch;  r: 1 or more; the result: the same dims, mini-batch 1.  Raises ValueError for other r.
+    x: any shape x batch;  r: 1 to 1000; the result: the same dims, mini-batch 1.  Raises ValueError for other r.
     """
     return MOMENT_BATCHES(x, r)
 
@@ -622,7 +631,7 @@ def std_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
     x: any shape x batch;  n: has no effect; the gradient of 0 is 0.
     Raises ShapeError for a missing or repeated axis, ValueError if there is nothing to reduce.
     """
-    return STD_DIM(x, int(b), as_axes("std_dim", d))
+    return STD_DIM(x, bool(b), as_axes("std_dim", d))
 
 
 # ---- along one axis --------------------------------------------------------------------------------------------------
@@ -920,7 +929,7 @@ def argmax(x: Any, gradient_mode: str) -> Any:
     gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.
     Raises ShapeError unless x is a vector, ValueError for other modes.
     """
-    if gradient_mode not in ARGMAX:
+    if gradient_mode not in list(ARGMAX):  # a list: what is not hashable is unknown, too
         needs = " or ".join(ARGMAX)
         raise ValueError(errors.located(f"argmax: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
     return ARGMAX[gradient_mode](x)
