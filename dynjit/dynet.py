@@ -304,21 +304,19 @@ def cg_revert() -> None:
 def forward(exps: Sequence[Expression], recalculate: bool = False) -> None:
     """Computes the values of a list of expressions in one run.
 
-    Raises TypeError for what is no list of expressions, ValueError for an empty one.
+    Raises TypeError for what is no list of expressions.
     """
     graph.current.evaluate([e._node() for e in expressions_of("forward", exps)], recalculate)
 
 
 def expressions_of(operator: str, exps: Sequence[Expression]) -> list[Expression]:
-    """A list of one expression or more; raises TypeError or ValueError for others."""
+    """A list of expressions; raises TypeError for what is none."""
     if not isinstance(exps, Iterable) or isinstance(exps, (str, bytes, dict)):
         raise TypeError(located(f"{operator}: needs a list of expressions, got {kind_of(exps)}"))
     found = list(exps)
     for e in found:
         if not isinstance(e, Expression):
             raise TypeError(located(f"{operator}: needs expressions, got {kind_of(e)}"))
-    if not found:
-        raise ValueError(located(f"{operator}: needs a list of one expression or more, got none"))
     return found
 
 

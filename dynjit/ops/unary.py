@@ -67,7 +67,7 @@ def elementwise(
 
     else:
 
-        def forward(v, x0, y, n, f0):  # type: ignore[no-untyped-def]
+        def forward(v, x0, y, n, f0):  # type: ignore[no-untyped-def,misc]
             x, out = v[x0 : x0 + n], v[y : y + n]
             if overwrites and x0 == y:
                 for i in range(n):
@@ -76,12 +76,12 @@ def elementwise(
                 for i in range(n):
                     out[i] = function(x[i], f0)
 
-        def d0(v, g, x0, y, n, f0):  # type: ignore[no-untyped-def]
+        def d0(v, g, x0, y, n, f0):  # type: ignore[no-untyped-def,misc]
             x, out, dy, dx = v[x0 : x0 + n], v[y : y + n], g[y : y + n], g[x0 : x0 + n]
             for i in range(n):
                 dx[i] += dy[i] * slope(x[i], out[i], f0)
 
-        def in_place(v, g, y, n, f0):  # type: ignore[no-untyped-def]
+        def in_place(v, g, y, n, f0):  # type: ignore[no-untyped-def,misc]
             out, dy = v[y : y + n], g[y : y + n]
             for i in range(n):
                 dy[i] *= slope(ZERO, out[i], f0)
