@@ -128,7 +128,8 @@ class BiRNNBuilder:
         self, num_layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection,
         rnn_builder_factory: Callable[..., Any], builder_layers: Sequence[tuple[Any, Any]] | None = None,
     ) -> None:  # fmt: skip
-        if as_number("BiRNNBuilder", num_layers) < 1 or as_number("BiRNNBuilder", hidden_dim) % 2:
+        given = as_number("BiRNNBuilder", num_layers), as_number("BiRNNBuilder", hidden_dim)
+        if given[0] < 1 or given[1] < 2 or given[1] % 2:
             raise ValueError(located(
                 f"BiRNNBuilder: needs 1 layer or more and an even hidden_dim, got {num_layers} and {hidden_dim}"
             ))  # fmt: skip

@@ -96,7 +96,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
 OTHERS = {  # what they take has tests of its own, or they take nothing
     "available_devices", "cg", "cg_checkpoint", "cg_revert", "cg_version", "dump_cg", "gradcheck", "init",
     "init_from_params", "load", "load_generator", "new_graph", "no_grad", "parameter", "print_graphviz",
-    "print_text_graphviz", "renew_cg", "save",
+    "print_text_graphviz", "renew_cg", "save", "set_threads",
 }  # fmt: skip
 WORDS: list[Any] = [None, "x", b"x", object(), int, len, {1: 2}, 1j, dy.ParameterCollection, collection, [None], ["x"],
                     [[None]], np.array([object()], object), np.array(["a"]), np.array([1j])]  # fmt: skip
