@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import operator as python_operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary
 from dynjit.recording import PLACE
-from dynjit.shape import Shape, shapes, whole
+from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
 from dynjit.tensor import Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
@@ -114,8 +113,12 @@ class ComputationGraph(NodesByNumber):
         self._drop_plan()
         header["value_top"] = header["value_base"]
         header["overwritten"], header["overwriting"], header["stops"] = 0, 1, 0
-        header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
-        self.immediate, self.check_validity = immediate_compute, check_validity
+        header["autobatch"] = settings["autobatch"] if autobatching is None else bool(autobatching)
+        if self.immediate != bool(immediate_compute):
+            self.immediate = bool(immediate_compute)
+            if self is current:
+                use(self)
+        self.check_validity = bool(check_validity)
         self.backward_from = self.backward_top = -1
         self.constants_from = min(self.constants_from, 0)
         self.checkpoints.clear()
@@ -174,14 +177,14 @@ class ComputationGraph(NodesByNumber):
 
     def _checked(self, number: int) -> int:
         if number < 0:
-            raise MemoryError(f"the graph has reached its limit of {self.header['node_capacity']} nodes")
+            raise MemoryError(located(f"the graph has reached its limit of {self.header['node_capacity']} nodes"))
         return number
 
     def take(self, count: int) -> int:
         """Offset of room for `count` elements of a leaf."""
         start = (int(self.header["value_top"]) + 15) & ~15
         if start + count > self.header["value_end"]:
-            raise MemoryError(f"the graph has no room for {count} more numbers")
+            raise MemoryError(located(f"the graph has no room for {count} more numbers"))
         self.header["value_top"] = start + count
         return start
 
@@ -213,7 +216,7 @@ class ComputationGraph(NodesByNumber):
         if wanted:
             targets = np.array(wanted, np.int64)
             if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
-                raise MemoryError("the graph has no room for its values")
+                raise MemoryError(located("the graph has no room for its values"))
         self._run()
 
     def _run(self) -> None:
@@ -240,17 +243,14 @@ class ComputationGraph(NodesByNumber):
         """
         operator, shape = self.operator(number), self.shape(number)
         if operator is leaf.INPUT:
-            try:
-                array = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                raise TypeError(located(f"set: needs numbers, got {type(value).__name__}")) from None
+            array = leaf.as_numbers("set", value)
             whole = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
             if array.size != shape.size or (array.ndim > 1 and array.shape != whole):
                 raise ShapeError("set", f"numbers of shape {shape}", array.shape)
             self.value(number)[:] = array.ravel(order="F")
         elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
-            given = [value] if operator is leaf.LOOKUP else list(value)
-            indices = [index_of(operator, index) for index in given]
+            one = operator is leaf.LOOKUP
+            indices = [as_integer(operator.name, value)] if one else as_integers(operator.name, value)
             if len(indices) != shape.batch:
                 raise ValueError(located(f"set: needs {shape.batch} indices, got {len(indices)}"))
             op.check_bound(operator, int(self.nodes[number]["signature"]), indices)
@@ -333,7 +333,7 @@ def use(graph: ComputationGraph) -> None:
     """Makes a graph the current one."""
     global current
     current = graph
-    frontend.use(graph.storage)
+    frontend.use(None if graph.immediate else graph.storage)  # compiled code records, but does not compute
 
 
 def set_autobatch(value: int) -> None:
@@ -523,7 +523,7 @@ NativeParameter: Any = frontend.parameter_base(Expression)
 def expression_at(number: int) -> Expression:
     """The expression of a node of the current graph."""
     expression = Expression()
-    expression.handle = current._version << 32 | number
+    expression.handle = current._version << 32 | number  # type: ignore[misc]
     return expression
 
 
@@ -536,38 +536,17 @@ def node_of(operator: op.Operator, operand: Any) -> int:
         return operand.join()  # type: ignore[no-any-return]
     if isinstance(operand, Expression):
         return operand._node()
-    raise TypeError(located(f"{operator.name}: needs expressions, got {type(operand).__name__}"))
-
-
-def index_of(operator: op.Operator, value: Any) -> int:
-    """An int; labels out of NumPy come as whole floats or arrays of one element, too, and count as in DyNet."""
-    try:
-        return python_operator.index(value)
-    except TypeError:
-        pass
-    try:
-        return whole(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(located(f"{operator.name}: needs an int, got {type(value).__name__}")) from None
-
-
-def indices_of(operator: op.Operator, values: Any) -> list[int]:
-    try:
-        return [index_of(operator, value) for value in iter(values)]
-    except TypeError:
-        raise TypeError(located(f"{operator.name}: needs a list of ints, got {values!r}")) from None
+    raise TypeError(located(f"{operator.name}: needs expressions, got {kind_of(operand)}"))
 
 
 def ints_of(operator: op.Operator, values: Any) -> tuple[int, ...]:
     """A tuple of ints, of one or of several."""
-    return tuple(indices_of(operator, [values] if isinstance(values, NUMBERS) else values))
+    return tuple(as_integers(operator.name, [values] if isinstance(values, NUMBERS) else values))
 
 
 def bits_of(operator: op.Operator, value: Any, limits: op.Range) -> int:
     """A float parameter as an int with the same bits; raises ValueError if it is out of range."""
-    if not isinstance(value, NUMBERS):
-        raise TypeError(located(f"{operator.name}: needs a number, got {type(value).__name__}"))
-    number = float(value)
+    number = as_number(operator.name, value)
     if limits.low == limits.low and not limits.low <= number <= limits.high:
         raise ValueError(located(f"{operator.name}: needs {limits.needs}, got {value}"))
     return int(np.float64(number).view(np.int64))
@@ -588,17 +567,17 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
                 raise ValueError(located(f"{operator.name}: needs a list of one expression or more, got {argument!r}"))
             operands += [node_of(operator, item) for item in argument]
         elif letter == "i":
-            ints.append(index_of(operator, argument))
+            ints.append(as_integer(operator.name, argument))
         elif letter == "I":
             ints.append(ints_of(operator, argument))
         elif letter == "e":
-            ints.append(index_of(operator, argument) - ids[-1])
+            ints.append(as_integer(operator.name, argument) - ids[-1])
         elif letter == "f":
             floats.append(bits_of(operator, argument, next(ranges, op.ANY)))
         elif letter == "d":
-            ids.append(index_of(operator, argument))
+            ids.append(as_integer(operator.name, argument))
         else:
-            ids = indices_of(operator, argument)
+            ids = as_integers(operator.name, argument)
             count = len(ids)
     signature = op.signature_of(operator, [current.shape(number) for number in operands], ints, count)
     op.check_bound(operator, signature, ids)
@@ -608,7 +587,10 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
         random_state[1] += needed
     elif ids:
         ids *= needed // len(ids)  # the same for all mini-batch items
-    return expression_at(current.add(signature, operands, floats + ids))
+    number = current.add(signature, operands, floats + ids)
+    if current.immediate:
+        current.evaluate([number])
+    return expression_at(number)
 
 
 op.recorder = record

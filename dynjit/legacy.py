@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
-from dynjit.errors import located
+from dynjit.errors import NoCudaError, located
 
 HAVE_CUDA = False
 ERRMSG = "dynjit computes on the CPU: leave the request for a GPU out."
@@ -102,6 +102,14 @@ DEVICES = (DeviceInfo(b"CPU", 0, -1),)
 def available_devices() -> list[bytes]:
     """Names of the devices, as bytes."""
     return [device.name for device in DEVICES]
+
+
+def check_device(operator: str, name: Any) -> None:
+    """Raises NoCudaError for the name of a GPU, RuntimeError for other names than "CPU" and ""."""
+    if not isinstance(name, (str, bytes)) or name not in ("", b"", "CPU", b"CPU"):
+        text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        error = NoCudaError if text.startswith("GPU:") else RuntimeError
+        raise error(located(f"{operator}: Invalid device name: needs 'CPU', got {name!r}"))
 
 
 def get_device_info(name: str | bytes) -> DeviceInfo:

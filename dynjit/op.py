@@ -169,7 +169,7 @@ def define(
     view: the result is the operand's memory under another shape; no kernels.
     leaf: made by dynjit itself, with a value in place.
     """
-    module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
+    module = getattr(inspect.getmodule(shape), "__name__", __name__)
     made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, keeps_result,
                     overwrites, in_place, whole_batch, reference, cases, view, leaf, module, floats)  # fmt: skip
     made.code = len(operators)

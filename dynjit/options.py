@@ -192,6 +192,8 @@ def init(shared_parameters: bool | None = None) -> None:
 
 def init_from_params(params: DynetParams) -> None:
     """Makes options count; see `DynetParams.init`."""
+    if not isinstance(params, DynetParams):
+        raise TypeError(f"init_from_params: needs DynetParams, got {type(params).__name__}")
     params.init()
 
 
