@@ -10,7 +10,7 @@ import numpy as np
 from dynjit import errors, op
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
-from dynjit.op import SHARED, Case, define, native
+from dynjit.op import SHARED, Case, define, moving, native
 from dynjit.scalars import ONE
 from dynjit.shape import MAX_RANK, Result, Shape, dims_of
 
@@ -72,12 +72,12 @@ def lookup_reference(table: np.ndarray, index: int) -> np.ndarray:
 # the cases' tables leave room behind them, where the gradients of a real table have the rows' marks
 LOOKUP = define(
     "lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    reference=lookup_reference,
+    flops=moving, reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=(2,)), Case(((1, 1),), arguments=(0,)), Case(((2, 2, 3),), arguments=(1,))),
 )  # fmt: skip
 LOOKUP_BATCH = define(
     "lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    reference=lookup_reference,
+    flops=moving, reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=([2, 0, 2],)), Case(((1, 1),), arguments=([0, 0],))),
 )  # fmt: skip
 
