@@ -92,7 +92,7 @@ class Reader:
         self.calls = arrays["calls"][: int(graph.header["call_count"])]
         self.plan_of = dict(enumerate(arrays["work"]["stamp"][:count].tolist()))
         self.planned = Counter(self.plan_of.values())
-        self.key_of = {number: self.key(number) for number in self.order}
+        self.key_of = {number: self.key(number) for number in self.order}  # each once, also if computed twice
         self.group_of = self.groups()
         self.members: defaultdict[int, list[int]] = defaultdict(list)  # of a group
         for number, group in self.group_of.items():
@@ -102,7 +102,7 @@ class Reader:
         self.of_key_and_plan = Counter((key, self.plan_of[number]) for number, key in self.key_of.items())
         self.of_signature = Counter(signature for signature, _, _ in keys)
         self.of_weights = Counter((signature, weights) for signature, weights, _ in keys)
-        self.of_operator = Counter(graph.operator(number).code for number in self.order)
+        self.of_operator = Counter(graph.operator(number).code for number in self.key_of)
 
     def operands(self, number: int) -> list[int]:
         """The nodes that a node is computed from."""
@@ -120,20 +120,19 @@ class Reader:
         return int(node["signature"]), self.weights(number), int(node["flags"])
 
     def groups(self) -> dict[int, int]:
-        """The group that planning put a node into, by the place of its first node in the order.
+        """The group that planning put a node into, by a number.
 
         Nodes of one group follow each other.  If two groups of one key do so, the second's nodes have operands in the
-        first, whose results lie end to end.
+        first.
         """
         found: dict[int, int] = {}
-        first, last = 0, None
-        for place, number in enumerate(self.order):
+        group, last = 0, None
+        for number in self.order:
             kind = self.key_of[number], self.plan_of[number]
-            start, stop = int(self.nodes[self.order[first]]["value"]), int(self.nodes[number]["value"])
-            if kind != last or any(start <= self.nodes[source]["value"] < stop for source in self.operands(number)):
-                first = place
+            if kind != last or any(found.get(source) == group for source in self.operands(number)):
+                group += 1
             last = kind
-            found[number] = first
+            found[number] = group
         return found
 
     def floats(self, number: int) -> list[int]:

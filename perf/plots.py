@@ -50,7 +50,8 @@ def plot_sweeps(results: dict[str, Any], path: Path) -> None:
     for axes, (title, points) in zip(grid.flat, SWEEPS.items(), strict=True):
         for toolkit in TOOLKITS:
             times = [total(results["cases"].get(case.name, {}), toolkit) for _, case in points]
-            axes.loglog([x for x, _ in points], times, "o-", label=TITLES[toolkit], color=COLOURS[toolkit])
+            if not all(map(isnan, times)):
+                axes.loglog([x for x, _ in points], times, "o-", label=TITLES[toolkit], color=COLOURS[toolkit])
         axes.set_title(title, fontsize=9)
         axes.set_ylabel("ms per example")
         axes.grid(alpha=0.3)

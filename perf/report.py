@@ -7,6 +7,7 @@ from math import isnan, nan
 from statistics import median
 from typing import Any
 
+from perf.cases import SWEEPS, Case
 from perf.runners import PARTS
 
 TOOLKITS = ("dynjit", "dynet", "torch")
@@ -104,6 +105,21 @@ def case_table(cases: dict[str, Any]) -> str:
     return table(["ms per example", *header], rows)
 
 
+def sweep_table(title: str, points: list[tuple[int, Case]], cases: dict[str, Any]) -> str:
+    """Milliseconds per example at each point, and how many times those of the point before: a cliff is a jump."""
+    rows = []
+    before: dict[str, float] = {}
+    for size, case in points:
+        measured = cases.get(case.name, {})
+        found = {toolkit: best_variant(measured, toolkit) for toolkit in TOOLKITS[:2]}
+        now = {toolkit: best[1]["total"] for toolkit, best in found.items() if best}
+        growth = [f"{now[t] / before[t]:.2f}" if t in now and t in before else "" for t in found]
+        cells = [best_cell(measured, toolkit) for toolkit in found]
+        rows.append([str(size), *cells, ratio(found["dynet"], found["dynjit"]), *growth])
+        before = now
+    return table([title, "dynjit", "DyNet (autobatch)", "DyNet/dynjit", "dynjit grows", "DyNet grows"], rows)
+
+
 def split_table(cases: dict[str, Any]) -> str:
     """Where the time of dynjit and of DyNet's best variant goes."""
     rows = []
@@ -187,8 +203,10 @@ def markdown(results: dict[str, Any]) -> str:
         head += unrest(results["cases"])
     parts = [head]
     if results["cases"]:
+        parts.append(LEGEND)
+        if options["sweep"]:
+            parts += [sweep_table(title, points, results["cases"]) for title, points in SWEEPS.items()]
         parts += [
-            LEGEND,
             case_table(results["cases"]),
             split_table(results["cases"]),
             "All variants:",
