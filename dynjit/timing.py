@@ -63,7 +63,7 @@ RECORDER_ADDRESS = recorder.ctypes.data
 if hasattr(time, "clock_gettime"):
     MONOTONIC = time.CLOCK_MONOTONIC
     function: Any = ctypes.CDLL(None).clock_gettime
-    read_clock = types.ExternalFunction("dynjit_clock", types.intc(types.intc, types.intp))
+    read_clock: Any = types.ExternalFunction("dynjit_clock", types.intc(types.intc, types.intp))
 
     @helper
     def now(recorder):  # type: ignore[no-untyped-def]
@@ -317,7 +317,7 @@ class Pass:
 
     def call(self, address: int) -> int:
         enter_costs()
-        header = np.frombuffer((ctypes.c_char * HEADER.itemsize).from_address(address), HEADER)[0]
+        header = np.frombuffer((ctypes.c_char * HEADER.itemsize).from_address(address), HEADER)[0]  # type: ignore[call-overload]
         most = int(header["call_count"] + header["deferred_count"])
         if most > self.events.size:
             self.events = np.empty(2 * most, EVENT)
