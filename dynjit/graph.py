@@ -306,7 +306,7 @@ class ComputationGraph(NodesByNumber):
         self._drop_plan()
         self.evaluate([self.backward_from])
         kept = space.single.g[: space.parameter_top].copy()
-        cpu.start_backward.call(self.address, self.backward_from, int(header["full"]))
+        engine.start_backward.call(self.address, self.backward_from, int(header["full"]))
         self.backward_top = int(header["value_top"])
         self.run_backward()
         space.single.g[: space.parameter_top] = kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isnan, nan
 from statistics import median
 from typing import Any
@@ -107,17 +107,19 @@ def case_table(cases: dict[str, Any]) -> str:
 
 def sweep_table(title: str, points: list[tuple[int, Case]], cases: dict[str, Any]) -> str:
     """Milliseconds per example at each point, and how many times those of the point before: a cliff is a jump."""
+
+    def cell(value: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
+        return "" if isnan(value) else text(value)
+
     rows = []
-    before: dict[str, float] = {}
+    before = {toolkit: nan for toolkit in ("dynjit", "dynet")}
     for size, case in points:
-        measured = cases.get(case.name, {})
-        found = {toolkit: best_variant(measured, toolkit) for toolkit in TOOLKITS[:2]}
-        now = {toolkit: best[1]["total"] for toolkit, best in found.items() if best}
-        growth = [f"{now[t] / before[t]:.2f}" if t in now and t in before else "" for t in found]
-        cells = [best_cell(measured, toolkit) for toolkit in found]
-        rows.append([str(size), *cells, ratio(found["dynet"], found["dynjit"]), *growth])
+        now = {toolkit: least(cases.get(case.name, {}), toolkit) for toolkit in before}
+        growth = [cell(now[toolkit] / before[toolkit]) for toolkit in now]
+        times = [cell(spent, milliseconds) for spent in now.values()]
+        rows.append([str(size), *times, cell(now["dynet"] / now["dynjit"]), *growth])
         before = now
-    return table([title, "dynjit", "DyNet (autobatch)", "DyNet/dynjit", "dynjit grows", "DyNet grows"], rows)
+    return table([title, "dynjit", "DyNet", "DyNet/dynjit", "dynjit grows", "DyNet grows"], rows)
 
 
 def split_table(cases: dict[str, Any]) -> str:
@@ -205,6 +207,7 @@ def markdown(results: dict[str, Any]) -> str:
     if results["cases"]:
         parts.append(LEGEND)
         if options["sweep"]:
+            parts.append("Fastest rounds, ms per example, and how many times those of the point before:")
             parts += [sweep_table(title, points, results["cases"]) for title, points in SWEEPS.items()]
         parts += [
             case_table(results["cases"]),

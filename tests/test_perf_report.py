@@ -21,10 +21,10 @@ def test_sweep_table_shows_growth() -> None:
         for (_, case), (own, rival) in zip(points, times)
     }
     lines = sweep_table(title, points, cases).splitlines()
-    assert lines[0] == f"| {title} | dynjit | DyNet (autobatch) | DyNet/dynjit | dynjit grows | DyNet grows |"
-    assert lines[2] == "| 32 | 1 | 3 (1) | 3.00 |  |  |"
-    assert lines[3] == "| 64 | 2 | 6 (1) | 3.00 | 2.00 | 2.00 |"
-    assert lines[4] == "| 128 | 12 | 15 (1) | 1.25 | 6.00 | 2.50 |"
+    assert lines[0] == f"| {title} | dynjit | DyNet | DyNet/dynjit | dynjit grows | DyNet grows |"
+    assert lines[2] == "| 32 | 1 | 3 | 3.00 |  |  |"
+    assert lines[3] == "| 64 | 2 | 6 | 3.00 | 2.00 | 2.00 |"
+    assert lines[4] == "| 128 | 12 | 15 | 1.25 | 6.00 | 2.50 |"
     assert lines[5] == "| 256 |  |  |  |  |  |"
 
 
