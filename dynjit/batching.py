@@ -10,8 +10,9 @@ import numpy as np
 
 from dynjit import graph as graphs
 from dynjit import op, timing
-from dynjit.arena import FLAGGED, GATHER
+from dynjit.arena import GATHER
 from dynjit.graph import ComputationGraph
+from dynjit.op import FLAGGED
 from dynjit.plan import DIRECT
 from dynjit.profiling import aligned, operand_shapes
 
@@ -24,6 +25,7 @@ ONCE = "the only call of this operator"
 SHAPES = "other calls have other shapes or integers"
 WEIGHTS = "other calls have other weights"
 GRADIENTS = "other calls differ in which operands need gradients"
+PLACES = "equal calls differ in whose place the result takes"
 ASKED = "a value was asked for in between"
 FEW = f"up to {DIRECT} nodes were pending: called one by one"
 READY = "ready at another time than equal calls"
@@ -31,7 +33,7 @@ NUMBERS = "equal calls have other numbers"
 APART = "its operands lie apart from those of equal calls"
 
 
-Key = tuple[int, tuple[int, ...], int]  # signature, weights, flags
+Key = tuple[int, tuple[int, ...], int, int]  # signature, weights, flags, operand whose place is taken
 
 
 class Alone(NamedTuple):
@@ -92,6 +94,11 @@ class Reader:
         self.calls = arrays["calls"][: int(graph.header["call_count"])]
         self.plan_of = dict(enumerate(arrays["work"]["stamp"][:count].tolist()))
         self.planned = Counter(self.plan_of.values())
+        self.takes = {
+            number: int(call["takes"])
+            for call in self.calls
+            for number in self.order[call["first"] : call["first"] + call["count"]]
+        }
         self.key_of = {number: self.key(number) for number in self.order}  # each once, also if computed twice
         self.group_of = self.groups()
         self.members: defaultdict[int, list[int]] = defaultdict(list)  # of a group
@@ -100,8 +107,7 @@ class Reader:
         keys = self.key_of.values()
         self.of_key = Counter(keys)
         self.of_key_and_plan = Counter((key, self.plan_of[number]) for number, key in self.key_of.items())
-        self.of_signature = Counter(signature for signature, _, _ in keys)
-        self.of_weights = Counter((signature, weights) for signature, weights, _ in keys)
+        self.of_parts = Counter(key[:length] for key in keys for length in (1, 2, 3))
         self.of_operator = Counter(graph.operator(number).code for number in self.key_of)
 
     def operands(self, number: int) -> list[int]:
@@ -115,9 +121,9 @@ class Reader:
         return tuple(source for k, source in enumerate(self.operands(number)) if k < 62 and shared >> k & 1)
 
     def key(self, number: int) -> Key:
-        """Signature, weights and flags: the group key of plan.py."""
+        """The group key of plan.py."""
         node = self.nodes[number]
-        return int(node["signature"]), self.weights(number), int(node["flags"])
+        return int(node["signature"]), self.weights(number), int(node["flags"]), self.takes.get(number, -1)
 
     def groups(self) -> dict[int, int]:
         """The group that planning put a node into, by a number.
@@ -146,7 +152,7 @@ class Reader:
         operands, weights = self.operands(number), self.weights(number)
         if not self.graph.header["autobatch"]:
             return OFF
-        if op.TABLE[self.graph.operator(number).code]["flags"] & op.ALONE:
+        if self.graph.operator(number).group == op.NEVER:
             return NEVER
         if len(operands) > FLAGGED:
             return OPERANDS
@@ -157,13 +163,12 @@ class Reader:
 
     def why_unlike(self, number: int) -> str:
         """In what a node differs from the most similar ones; empty if there are others with its key."""
-        signature, weights, _ = key = self.key_of[number]
+        key = self.key_of[number]
         if self.of_key[key] > 1:
             return ""
-        if self.of_weights[signature, weights] > 1:
-            return GRADIENTS
-        if self.of_signature[signature] > 1:
-            return WEIGHTS
+        for length, reason in ((3, PLACES), (2, GRADIENTS), (1, WEIGHTS)):
+            if self.of_parts[key[:length]] > 1:
+                return reason
         return SHAPES if self.of_operator[self.graph.operator(number).code] > 1 else ONCE
 
     def why_apart(self, number: int) -> str:

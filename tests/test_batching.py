@@ -76,6 +76,12 @@ def test_other_gradients(model) -> None:
     assert explained(dy.tanh(x), dy.tanh(vectors(1, 4)[0]))["tanh", batching.GRADIENTS] == 2
 
 
+def test_other_places() -> None:
+    x, y, *rest = vectors(20)
+    once, twice = dy.exp(x + y), x - y
+    assert explained(once, dy.exp(twice), twice, *map(dy.square, rest))[("exp", batching.PLACES)] == 2
+
+
 def test_values_asked_for() -> None:
     for x in vectors(3):
         found = explained(dy.tanh(x))
