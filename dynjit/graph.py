@@ -11,7 +11,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -215,13 +215,13 @@ class ComputationGraph(NodesByNumber):
         wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
         if wanted:
             targets = np.array(wanted, np.int64)
-            if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
+            if engine.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
                 raise MemoryError(located("the graph has no room for its values"))
         self._run()
 
     def _run(self) -> None:
         first = int(self.header["calls_done"])
-        while (code := cpu.forward.call(self.address)) >= 0:
+        while (code := engine.forward.call(self.address)) >= 0:
             kernels.load_forward(code, kernels.NARROW)
         if self.check_validity:
             self._check_values(first)
@@ -282,13 +282,13 @@ class ComputationGraph(NodesByNumber):
         if self.nodes[number]["flags"] & FROZEN and self.nodes[number]["arity"]:
             raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
-        cpu.start_backward.call(self.address, number, int(full))
+        engine.start_backward.call(self.address, number, int(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
         self.run_backward()
 
     def run_backward(self) -> None:
         """Runs the backward pass that `start_backward` has prepared."""
-        while (code := cpu.backward.call(self.address)) >= 0:
+        while (code := engine.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.NARROW)
 
     def keep_results(self) -> None:
@@ -306,7 +306,7 @@ class ComputationGraph(NodesByNumber):
         self._drop_plan()
         self.evaluate([self.backward_from])
         kept = space.single.g[: space.parameter_top].copy()
-        cpu.start_backward.call(self.address, self.backward_from, int(header["full"]))
+        engine.start_backward.call(self.address, self.backward_from, int(header["full"]))
         self.backward_top = int(header["value_top"])
         self.run_backward()
         space.single.g[: space.parameter_top] = kept
@@ -323,10 +323,29 @@ class ComputationGraph(NodesByNumber):
         return space.single.g[start : start + self.shape(number).size]
 
 
+class Engine(NamedTuple):
+    """The compiled functions that plan and run graphs, or what stands in for them while a profile is taken."""
+
+    plan: Any
+    forward: Any
+    start_backward: Any
+    backward: Any
+
+
+PLAIN = Engine(plan.plan, cpu.forward, cpu.start_backward, cpu.backward)
+engine = PLAIN
 settings = {"autobatch": 1}
-native_value = frontend.value_builtin(False)  # the plain case of Expression.value
-native_place = frontend.value_builtin(True)  # where a value lies, in the plain case
+NATIVE_VALUE = frontend.value_builtin(False)  # the plain case of Expression.value
+NATIVE_PLACE = frontend.value_builtin(True)  # where a value lies, in the plain case
+native_value, native_place = NATIVE_VALUE, NATIVE_PLACE
 current = ComputationGraph()
+
+
+def use_engine(wanted: Engine) -> None:
+    """Lets an engine plan and run all graphs; compiled code that plans and runs by itself rests unless it is PLAIN."""
+    global engine, native_value, native_place
+    engine = wanted
+    native_value, native_place = (NATIVE_VALUE, NATIVE_PLACE) if wanted is PLAIN else (None, None)
 
 
 def use(graph: ComputationGraph) -> None:

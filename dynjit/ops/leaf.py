@@ -11,7 +11,7 @@ from dynjit import errors, op
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.legacy import check_device
-from dynjit.op import SHARED, Case, define, native
+from dynjit.op import SHARED, Case, define, moving, native
 from dynjit.scalars import ONE
 from dynjit.shape import MAX_RANK, Result, Shape, as_batch, as_integer, as_integers, as_number, dims_of, kind_of
 
@@ -73,12 +73,12 @@ def lookup_reference(table: np.ndarray, index: int) -> np.ndarray:
 # the cases' tables leave room behind them, where the gradients of a real table have the rows' marks
 LOOKUP = define(
     "lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    reference=lookup_reference,
+    flops=moving, reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=(2,)), Case(((1, 1),), arguments=(0,)), Case(((2, 2, 3),), arguments=(1,))),
 )  # fmt: skip
 LOOKUP_BATCH = define(
     "lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    reference=lookup_reference,
+    flops=moving, reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=([2, 0, 2],)), Case(((1, 1),), arguments=([0, 0],))),
 )  # fmt: skip
 
