@@ -92,7 +92,7 @@ def cut(h, index, target, args, units, first, stop):  # type: ignore[no-untyped-
     part.args = args
     part.batch = (stop - first) * own
     part.scratch = call.scratch + first * own * (q.scratch // q.batch)
-    part.ids = call.ids + first * own * (q.ids > 0)
+    part.ids = call.ids + first * own * (q.ids // q.batch)
     part.floats = call.floats
     part.first = call.first + (first if call.count > 1 else 0)
     part.count = stop - first if call.count > 1 else 1
