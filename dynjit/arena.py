@@ -99,6 +99,7 @@ class Space:
         self.free_spans = list(range(self.parameter_end, self.single.size - self.span + 1, self.span))[::-1]
         self.parameter_top = 64
         self.free_parameters: list[tuple[int, int]] = []
+        self.executor: Any = None  # of a GPU, whose copy of the parameters may be newer
 
     @property
     def double(self) -> Buffers:
@@ -118,6 +119,18 @@ class Space:
         release(self.single.g, start, start + self.span)
         self.free_spans.append(start)
 
+    def values(self, start: int, count: int) -> np.ndarray:
+        """A window of the values of parameters, to be read and changed."""
+        if self.executor is not None:
+            self.executor.to_host(self.executor.values)
+        return self.single.v[start : start + count]
+
+    def gradients(self, start: int, count: int) -> np.ndarray:
+        """A window of the gradients of parameters, to be read and changed."""
+        if self.executor is not None:
+            self.executor.to_host(self.executor.gradients)
+        return self.single.g[start : start + count]
+
     def take_parameters(self, count: int) -> int:
         """Offset of `count` zeroed elements."""
         count = -(-count // 16) * 16
@@ -135,8 +148,8 @@ class Space:
         return start
 
     def give_parameters(self, start: int, count: int) -> None:
-        for buffer in (self.single.v, self.single.g):
-            buffer[start : start + count] = 0
+        for window, buffer in ((self.values, self.single.v), (self.gradients, self.single.g)):
+            window(start, count)[:] = 0
             release(buffer, start, start + count)
         self.free_parameters.append((start, -(-count // 16) * 16))
 

@@ -150,6 +150,8 @@ class ComputationGraph(NodesByNumber):
         """Takes plan and memory back to a mark; nodes that got their value since have none again."""
         for name, value in zip(MARKED, mark, strict=True):
             self.header[name] = value
+        if space.executor is not None:
+            space.executor.cut(self)
         values = self.nodes["value"][: int(self.header["node_count"])]
         values[values >= mark[-1]] = -1
 
@@ -205,18 +207,30 @@ class ComputationGraph(NodesByNumber):
         if recalculate:
             cpu.rerun.call(self.address)
         wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
+        mark = self._mark() if space.executor is not None else ()
         if wanted:
             targets = np.array(wanted, np.int64)
             if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
                 raise MemoryError("the graph has no room for its values")
-        self._run()
+        self._run(mark)
 
-    def _run(self) -> None:
+    def _run(self, mark: tuple[int, ...] = ()) -> None:
+        """Runs the calls that have not run yet; `mark`: how things were before they were planned."""
         first = int(self.header["calls_done"])
-        while (code := cpu.forward.call(self.address)) >= 0:
-            kernels.load_forward(code, kernels.NARROW)
+        if space.executor is not None:
+            self._run_on_device(mark or self._mark())
+        else:
+            while (code := cpu.forward.call(self.address)) >= 0:
+                kernels.load_forward(code, kernels.NARROW)
         if self.check_validity:
             self._check_values(first)
+
+    def _run_on_device(self, mark: tuple[int, ...]) -> None:
+        try:
+            space.executor.forward(self, mark[-1])
+        except MemoryError:
+            self._return_to(mark)
+            raise
 
     def _check_values(self, first: int) -> None:
         """Raises RuntimeError if a call from the `first` on has computed NaN or infinity."""
@@ -224,6 +238,7 @@ class ComputationGraph(NodesByNumber):
             if call["signature"] != GATHER:
                 signature = op.SIGNATURES[call["signature"]]
                 start = int(call["y"])
+                self._fetch(0, start, int(signature["item"] * call["batch"]))
                 if not np.isfinite(space.single.v[start : start + int(signature["item"] * call["batch"])]).all():
                     name = op.operators[int(signature["op"])].name
                     raise RuntimeError(located(f"{name}: needs a finite result (check_validity), got NaN or infinity"))
@@ -243,6 +258,8 @@ class ComputationGraph(NodesByNumber):
             if array.size != shape.size or (array.ndim > 1 and array.shape != whole):
                 raise ShapeError("set", f"numbers of shape {shape}", array.shape)
             self.value(number)[:] = array.ravel(order="F")
+            if space.executor is not None:
+                space.executor.send(self, int(self.nodes[number]["value"]), shape.size)
         elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
             given = [value] if operator is leaf.LOOKUP else list(value)
             indices = [index_of(operator, index) for index in given]
@@ -276,24 +293,36 @@ class ComputationGraph(NodesByNumber):
         if self.nodes[number]["flags"] & FROZEN and self.nodes[number]["arity"]:
             raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
-        cpu.start_backward.call(self.address, number, int(full))
+        if space.executor is None:
+            cpu.start_backward.call(self.address, number, int(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
-        self.run_backward()
+        if space.executor is None:
+            self.run_backward()
+        else:
+            space.executor.backward(self, number, full)
 
     def run_backward(self) -> None:
         """Runs the backward pass that `start_backward` has prepared."""
         while (code := cpu.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.NARROW)
 
+    def _fetch(self, gradient: int, start: int, size: int) -> None:
+        """Brings values (or gradients) from the device, if there is one."""
+        executor = space.executor
+        if executor is not None:
+            executor.fetch(self, executor.gradients if gradient else executor.values, start, size)
+
     def value(self, number: int) -> np.ndarray:
         """A node's value, a window of the buffer in memory order."""
-        start = int(self.nodes[number]["value"])
-        return space.single.v[start : start + self.shape(number).size]
+        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        self._fetch(0, start, size)
+        return space.single.v[start : start + size]
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient after `backward`, a window of the buffer in memory order."""
-        start = int(self.nodes[number]["value"])
-        return space.single.g[start : start + self.shape(number).size]
+        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        self._fetch(1, start, size)
+        return space.single.g[start : start + size]
 
 
 settings = {"autobatch": 1}
@@ -376,7 +405,7 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         graph.evaluate([number], recalculate)
 
     def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
-        if native_place is not None and not recalculate and not current.check_validity:
+        if native_place is not None and not recalculate and not current.check_validity and space.executor is None:
             place = native_place(self)
             if place >= 0:
                 start, shape = place // frontend.PLACE, shapes[place % frontend.PLACE]
@@ -402,7 +431,7 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
-        if native_value is not None and not recalculate and not current.check_validity:
+        if native_value is not None and not recalculate and not current.check_validity and space.executor is None:
             found = native_value(self)
             if type(found) is not int:
                 return found

@@ -20,7 +20,7 @@ from dynjit.shape import Result, Shape, number_of, shapes
 
 SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
-NO_CUDA = None
+DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
 SLOTS = 8  # addresses per operator in the kernel table: forward, then one per differentiated argument
 
@@ -32,7 +32,7 @@ SIGNATURE = np.dtype(
         ("op", "i4"), ("arity", "i4"), ("shape", "i4"), ("length", "i4"),  # length of the key
         ("key", "i8"), ("ints", "i8"),  # where they start in POOL
         ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
-        ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
+        ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"), ("count", "i8"),  # of integer parameters
     ]
 )  # fmt: skip
 
@@ -74,6 +74,11 @@ class Operator:
     module: str
     code: int = 0
 
+    def cuda_kernel(self, slot: int) -> Callable | None:
+        """The explicit CUDA form of a slot (0 forward, k + 1 the gradient of operand k); DERIVED if there is none."""
+        kernels = (self.forward_cuda, *self.backward_cuda)
+        return kernels[slot] if slot < len(kernels) else DERIVED
+
     @property
     def is_list(self) -> bool:
         return "X" in self.params
@@ -113,7 +118,7 @@ def define(
     params: str = "x",
     forward: Callable | None = None,
     backward: tuple[Callable | None, ...] = (),
-    forward_cuda: Callable | None = NO_CUDA,
+    forward_cuda: Callable | None = DERIVED,
     backward_cuda: tuple[Callable | None, ...] = (),
     group: tuple[str, ...] = (STACKED,),
     reference: Callable | None = None,
@@ -128,6 +133,7 @@ def define(
         (drawn, not passed).  Floats come before indices.
     shape: rule (operands' shapes ..., ints ..., number of indices of D) -> Shape or Result; raises ShapeError.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
+    forward_cuda, backward_cuda: the forms for CUDA, of the same parameters and `thread, threads`; DERIVED: generated.
     view: the result is the operand's memory under another shape; no kernels.
     leaf: made by dynjit itself, with a value in place.
     """
@@ -196,7 +202,7 @@ def add_signature(operator: Operator, key: tuple[int, ...], arity: int, result: 
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
         shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound,
-        result.scratch * shape.batch, 0,
+        result.scratch * shape.batch, 0, len(ints),
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end
     by_key[key] = number

@@ -85,11 +85,11 @@ class Stored(NativeParameter):
 
     def values(self) -> np.ndarray:
         """Its values, a window of the buffer, in memory order."""
-        return space.single.v[self.start : self.start + self.count]
+        return space.values(self.start, self.count)
 
     def gradients(self) -> np.ndarray:
         """Its gradients, a window of the buffer, in memory order."""
-        return space.single.g[self.start : self.start + self.count]
+        return space.gradients(self.start, self.count)
 
     def zero(self) -> None:
         """Sets all values to 0."""
@@ -222,7 +222,7 @@ class LookupParameters(Stored):
 
     def marks(self) -> np.ndarray:
         """For each row, whether it was used since the last update (not 0)."""
-        return space.single.g[self.start + self.count : self.start + self.count + len(self)]
+        return space.gradients(self.start + self.count, len(self))
 
     def batch(self, i: Sequence[int]) -> Expression:
         """Rows as a mini-batch."""
