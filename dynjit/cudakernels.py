@@ -7,6 +7,7 @@ set of operators takes work items and switches on the call's operator.
 What an operator does is one of these, by the parameters of its CPU kernel:
   ELEMENTS  the same kernel, on one element per thread;
   ITEMS     the same kernel, on one mini-batch item per thread, or, where items meet in one place, by one thread;
+  SERIAL    the same kernel, by one thread: lists of operands without an explicit form;
   THREADS   the explicit form of the operator's block, with `thread, threads` behind the CPU kernel's parameters;
   TILES     the explicit form with `part, parts`: blocks that work on tiles of a matrix product.
 """
@@ -24,12 +25,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from numba.core.dispatcher import Dispatcher
-
 from dynjit import jit, op, tiles
 from dynjit.errors import NoCudaError
 
-ELEMENTS, ITEMS, THREADS, TILES, NONE = range(5)
+ELEMENTS, ITEMS, SERIAL, THREADS, TILES, NONE = range(6)
 GATHER, SCATTER = op.TABLE.size * op.SLOTS, op.TABLE.size * op.SLOTS + 1  # pairs that belong to no operator
 PAIRS = SCATTER + 1
 
@@ -49,18 +48,20 @@ PARAMETERS = {
     "n#": "p[{SHAPES} + 3 * #] * items(p, c, #, size)", "item#": "p[{SHAPES} + 3 * #]",
     "rows#": "p[{SHAPES} + 3 * # + 1]", "cols#": "p[{SHAPES} + 3 * # + 2]",
     "i#": "p[{INTS} + #]", "ints": "p[{INTS} :]", "f#": "f[2 * ({FLOATS} + #)]", "ids": "p[{IDS} + u :]",
-    "thread": "thread", "threads": "threads", "part": "part", "parts": "parts",
+    "left": "left", "right": "right", "thread": "thread", "threads": "threads", "part": "part", "parts": "parts",
 }  # fmt: skip
 OF_ELEMENTS = {**PARAMETERS, "y": "{Y} + u", "x#": "p[{ARGS} + #] + u", "n": "1"}
 
 PAIR = """
-def {name}(v, g, p, f, c, part, parts, thread, threads):
+def {name}(v, g, p, f, c, left, right, part, parts, thread, threads):
     for u in range({first}, {units}, {stride}):
         size = {batch} // {units}
         run({arguments})
 """
 KERNEL = """
 def program(v, g, p, f, table, items, first, stop):
+    left = cuda.shared.array({strip}, float32)
+    right = cuda.shared.array({strip}, float32)
     lane, blocks = cuda.threadIdx.x, cuda.gridDim.x
     for level in range(first, stop):
         for w in range(p[table + level] + cuda.blockIdx.x, p[table + level + 1], blocks):
@@ -116,7 +117,7 @@ def add_apart(g, y, arg, a, j, k, item, thread, threads):  # type: ignore[no-unt
 
 # ---- the CUDA form of an operator ------------------------------------------------------------------------------------
 
-SERIAL = {"gemm_nn": tiles.serial_nn, "gemm_tn": tiles.serial_tn, "gemm_nt": tiles.serial_nt}
+PRODUCTS = {"gemm_nn": tiles.serial_nn, "gemm_tn": tiles.serial_tn, "gemm_nt": tiles.serial_nt}
 ONE_BY_ONE = re.compile(r"[vgyn]|x0|f\d+")
 
 
@@ -130,7 +131,8 @@ def form(pair: int) -> tuple[Callable, int]:
         return explicit, TILES if "part" in op.names_of(explicit) else THREADS
     kernel = (operator.forward, *operator.backward)[slot]
     assert kernel is not None
-    return kernel, ELEMENTS if all(map(ONE_BY_ONE.fullmatch, op.names_of(kernel))) else ITEMS
+    names = op.names_of(kernel)
+    return kernel, SERIAL if "arg" in names else ELEMENTS if all(map(ONE_BY_ONE.fullmatch, names)) else ITEMS
 
 
 def all_pairs() -> Iterator[int]:
@@ -148,14 +150,8 @@ def name_of(pair: int) -> str:
 
 @functools.cache
 def for_device(function: Callable) -> Callable:
-    """A function as device code: what it calls of compiled CPU code is replaced by its source, products by serial ones."""
-    scope = dict(function.__globals__)
-    for name in function.__code__.co_names:
-        value = scope.get(name)
-        if name in SERIAL:
-            scope[name] = SERIAL[name]
-        elif isinstance(value, Dispatcher):
-            scope[name] = for_device(value.py_func)
+    """A function as device code, in which products of the CPU are replaced by serial ones."""
+    scope = {**function.__globals__, **PRODUCTS}
     made = types.FunctionType(function.__code__, scope, function.__name__, None, function.__closure__)
     made.__qualname__ = function.__qualname__
     return jit.scalar(made)
@@ -188,7 +184,7 @@ def pair_source(pair: int, name: str) -> tuple[str, Callable]:
 
 def switch(names: list[tuple[int, str]], indent: str) -> list[str]:
     """Lines that call the function of `pair`, found by halving the sorted list."""
-    call = "(v, g, p, f, c, part, parts, thread, threads)"
+    call = "(v, g, p, f, c, left, right, part, parts, thread, threads)"
     if len(names) == 1:
         return [f"{indent}{names[0][1]}{call}"]
     middle = len(names) // 2
@@ -209,7 +205,7 @@ def build(pairs: Iterable[int]) -> tuple[str, str, dict[str, Any]]:
         scope[name] = jit.scalar(own[name])
         names.append((pair, name))
         sources.append(source)
-    kernel = KERNEL.format(switch="\n".join(switch(names, " " * 12)), threads=tiles.THREADS)
+    kernel = KERNEL.format(switch="\n".join(switch(names, " " * 12)), threads=tiles.THREADS, strip=tiles.STRIP)
     return "".join(sources), kernel, {**scope, "__name__": __name__}
 
 
@@ -296,7 +292,7 @@ def program_ptx(pairs: Iterable[int], capability: tuple[int, int]) -> str:
 
         cuda = compiler()
         _, source, scope = build(pairs)
-        scope["cuda"] = cuda
+        scope.update(cuda=cuda, float32=float32)
         exec(compile(source, "<dynjit CUDA program>", "exec"), scope)
         signature = (float32[::1], float32[::1], int64[::1], float32[::1], *[int64] * 4)
         return compiled_ptx(scope["program"], signature, capability)

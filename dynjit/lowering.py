@@ -127,6 +127,8 @@ def work_of(h, s, q, call, arguments, kind, slot, j):  # type: ignore[no-untyped
     n = q.item * call.batch
     if kind == ck.ELEMENTS:
         return n, n
+    if kind == ck.SERIAL:
+        return 1, 1
     if kind == ck.ITEMS:
         units = call.batch if all_divide(h, q, call, arguments, slot) else 1
         return units, units

@@ -11,26 +11,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import float32
-
 from dynjit.jit import scalar
 from dynjit.scalars import ZERO
 
 cuda: Any = None
 THREADS = 256  # of a block, of all kernels
 TILE, SIDE, DEPTH = 32, 16, 16
-STRIP = (16, 33)  # DEPTH x TILE, and one more: so that columns begin in different banks
+STRIP = (16, 33)  # of A, of B in shared memory: DEPTH x TILE, and one more, so that columns begin in different banks
 NOTHING = -1  # no start: sums begin at zero
 
 
 @scalar
-def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, start, s0, wide, narrow, step, part, parts):  # type: ignore[no-untyped-def]
+def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, start, s0, wide, narrow, step, left, right, part, parts):  # type: ignore[no-untyped-def]
     """C (m, n) = S + A (m, k) B (k, n): part number `part` of `parts` blocks; all threads of a block call it together.
 
     a, a0, ai, ap: buffer, offset, and the distances of A's rows and columns;  b, b0, bp, bj: the same of B.
+    left, right: shared memory for the strips.
     S_ij is start[s0 + i + (j % wide) * narrow + (j // wide) * step], or zero if s0 is NOTHING.
     """
-    left, right = cuda.shared.array(STRIP, float32), cuda.shared.array(STRIP, float32)
     thread = cuda.threadIdx.x
     tx, ty = thread % SIDE, thread // SIDE
     down = (m + TILE - 1) // TILE
@@ -80,21 +78,21 @@ def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, start, s0, wide, narr
 
 
 @scalar
-def tiles_nn(a, a0, b, b0, c, c0, m, n, k, s0, part, parts):  # type: ignore[no-untyped-def]
+def tiles_nn(a, a0, b, b0, c, c0, m, n, k, s0, left, right, part, parts):  # type: ignore[no-untyped-def]
     """C (m, n) = A (m, k) B (k, n), added to C if s0 is c0."""
-    multiply(a, a0, 1, m, b, b0, 1, k, c, c0, m, n, k, c, s0, n, m, 0, part, parts)
+    multiply(a, a0, 1, m, b, b0, 1, k, c, c0, m, n, k, c, s0, n, m, 0, left, right, part, parts)
 
 
 @scalar
-def tiles_tn(a, a0, b, b0, c, c0, m, n, k, part, parts):  # type: ignore[no-untyped-def]
+def tiles_tn(a, a0, b, b0, c, c0, m, n, k, left, right, part, parts):  # type: ignore[no-untyped-def]
     """C (m, n) += A' B, A (k, m)."""
-    multiply(a, a0, k, 1, b, b0, 1, k, c, c0, m, n, k, c, c0, n, m, 0, part, parts)
+    multiply(a, a0, k, 1, b, b0, 1, k, c, c0, m, n, k, c, c0, n, m, 0, left, right, part, parts)
 
 
 @scalar
-def tiles_nt(a, a0, b, b0, c, c0, m, n, k, part, parts):  # type: ignore[no-untyped-def]
+def tiles_nt(a, a0, b, b0, c, c0, m, n, k, left, right, part, parts):  # type: ignore[no-untyped-def]
     """C (m, n) += A (m, k) B', B (n, k)."""
-    multiply(a, a0, 1, m, b, b0, n, 1, c, c0, m, n, k, c, c0, n, m, 0, part, parts)
+    multiply(a, a0, 1, m, b, b0, n, 1, c, c0, m, n, k, c, c0, n, m, 0, left, right, part, parts)
 
 
 # ---- products of one thread, in place of those of blas.py ------------------------------------------------------------
