@@ -19,6 +19,7 @@ from dynjit.tiles import THREADS
 
 LEAST = 1 << 18  # elements that are made room for at once
 MOST_BLOCKS = 1 << 16
+ONE = np.ones(1, np.float32)
 
 
 class Buffer:
@@ -184,15 +185,15 @@ class Executor:
         self.run()
         graph.header["calls_done"] = graph.header["call_count"]
 
-    def backward(self, graph: Any, number: int, full: bool) -> None:
-        """Adds the gradients of a node's value to those of parameters."""
+    def backward(self, graph: Any, number: int, full: bool, dy: np.ndarray = ONE) -> None:
+        """Adds the gradients of sum(dy * value) of a node to those of parameters."""
         self.attach(graph, int(graph.header["value_top"]))
         self.gradients.to_device()
         base = int(graph.header["value_base"])
         lower_backward.call(graph.address, self.lowering.address, number, int(full))
         self.device.fill(self.gradients.address + 4 * self.room[0], 4 * (int(graph.header["value_top"]) - base), 0)
         start = int(graph.nodes[number]["value"])
-        self.gradients.upload(start if start < base else self.room[0] + start - base, np.ones(1, np.float32))
+        self.gradients.upload(start if start < base else self.room[0] + start - base, dy)
         self.run()
         self.gradients.is_device_new = True
 
