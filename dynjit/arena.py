@@ -31,22 +31,22 @@ CALL = np.dtype(
     [
         ("signature", "i4"), ("arity", "i4"), ("j", "i4"), ("deferred", "i4"),
         ("y", "i8"), ("args", "i8"), ("batch", "i8"), ("scratch", "i8"), ("ids", "i8"), ("floats", "i8"),
-        ("first", "i4"), ("count", "i4"), ("active", "i8"),
+        ("first", "i4"), ("count", "i4"), ("active", "i4"), ("takes", "i4"),
     ]
 )  # fmt: skip
 GATHER = -1  # the signature of a call that copies scattered operands together
 
 # what planning knows of a node, and of a group key: one record each, since it is needed together
-WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "next", "start", "unused")])
+WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "next", "start", "uses")])
 KEY = np.dtype(
     [(name, "i8") for name in ("height", "y", "scratch", "x")]
-    + [(name, "i4") for name in ("count", "head", "tail", "done", "node", "deferred", "slot", "unused")]
+    + [(name, "i4") for name in ("count", "head", "tail", "done", "node", "deferred", "slot", "takes")]
 )
 
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
     "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending",
-    "highest",
+    "highest", "overwriting", "overwritten",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
@@ -210,7 +210,7 @@ class Storage:
         record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["arguments"] // 8)
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start
-        record["value_end"], record["autobatch"] = self.end, 1
+        record["value_end"], record["autobatch"], record["overwriting"] = self.end, 1, 1
         known = {
             "nodes": nodes, "args": args, "data": data, "v": space.single.v, "g": space.single.g,
             "signatures": op.SIGNATURES, "pool": op.POOL, "operators": op.TABLE, "shapes": SHAPES,

@@ -26,7 +26,6 @@ from dynjit.jit import external, helper
 FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
 
 
-
 @helper
 def take(h, count):  # type: ignore[no-untyped-def]
     """Offset of `count` elements, aligned to 64 bytes."""
@@ -66,6 +65,7 @@ def new_call(h, signature, node, arity, y, batch):  # type: ignore[no-untyped-de
     call.ids = 0
     call.floats = nodes_at(h.nodes)[node].data
     call.active = 0
+    call.takes = -1
     h.argument_count += 2 * arity
     h.call_count += 1
     return call
@@ -198,6 +198,7 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     record.floats = call.floats
     record.first = call.first
     record.active = 0
+    record.takes = -1
     record.args = h.argument_count
     h.argument_count += 2 * call.arity
     for k in range(2 * call.arity):
@@ -222,6 +223,17 @@ def gather(context, first, count, k, size, target):  # type: ignore[no-untyped-d
     call.j = k
 
 
+@helper
+def is_contiguous(h, first, count, k, size):  # type: ignore[no-untyped-def]
+    """Whether operand k, of `size` elements, lies end to end for the nodes order[first : first + count]."""
+    nodes, args, order = nodes_at(h.nodes), int32s(h.args), int32s(h.order)
+    start = nodes[args[nodes[order[first]].args + k]].value
+    i = 1
+    while i < count and nodes[args[nodes[order[first + i]].args + k]].value == start + i * size:
+        i += 1
+    return i == count
+
+
 @external("void(int64, int64, int64, int64, int64, int64)")
 def call_shared(context, first, count, key, position, scratch):  # type: ignore[no-untyped-def]
     """One call for a group of nodes with shared operands; scattered stacked operands are copied together first."""
@@ -232,8 +244,7 @@ def call_shared(context, first, count, key, position, scratch):  # type: ignore[
     q = signatures_at(h.signatures)[head.signature]
     shared = operators_at(h.operators)[q.op].shared
     stacked = 0
-    base = take(h, 0)
-    if position == 0 and key >= 0:
+    if position == 0:
         keys[key].x = -1
     starts = h.argument_count
     h.argument_count += head.arity
@@ -241,21 +252,18 @@ def call_shared(context, first, count, key, position, scratch):  # type: ignore[
         start = nodes[args[head.args + k]].value
         size = shapes[pool[q.key + 2 + k]].item * shapes[pool[q.key + 2 + k]].batch
         if count > 1 and not is_shared(shared, k, head.arity):
-            contiguous = True
-            for i in range(1, count):
-                if nodes[args[nodes[order[first + i]].args + k]].value != start + i * size:
-                    contiguous = False
-                    break
-            if not contiguous:
-                if keys[key].x < 0:  # room for all stacked operands of all nodes of the key
-                    total = 0
-                    for other in range(head.arity):
-                        if not is_shared(shared, other, head.arity):
-                            total += shapes[pool[q.key + 2 + other]].item * shapes[pool[q.key + 2 + other]].batch
-                    keys[key].x = take(h, total * keys[key].count)
-                base = keys[key].x + stacked * keys[key].count + position * size
-                gather(context, first, count, k, size, base)
-                start = base
+            if not is_contiguous(h, first, count, k, size):
+                if k == keys[key].takes:  # copied to where the result will be
+                    start = np_int(head.value)
+                else:
+                    if keys[key].x < 0:  # room for all stacked operands of all nodes of the key
+                        total = 0
+                        for other in range(head.arity):
+                            if not is_shared(shared, other, head.arity):
+                                total += shapes[pool[q.key + 2 + other]].item * shapes[pool[q.key + 2 + other]].batch
+                        keys[key].x = take(h, total * keys[key].count)
+                    start = keys[key].x + stacked * keys[key].count + position * size
+                gather(context, first, count, k, size, start)
             stacked += size
         arguments[starts + k] = start
     call = new_call(h, head.signature, order[first], head.arity, head.value, q.batch * count)
@@ -264,6 +272,7 @@ def call_shared(context, first, count, key, position, scratch):  # type: ignore[
         arguments[call.args + k] = arguments[starts + k]
         arguments[call.args + head.arity + k] = batch if is_shared(shared, k, head.arity) else batch * count
     call.scratch = scratch
+    call.takes = keys[key].takes
     finish_call(context, h.call_count - 1, first, count)
     defer(context, h.call_count - 1, key, position)
 
@@ -304,22 +313,37 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
         for i in range(first, first + count):
             nodes[order[i]].value = nodes[args[nodes[order[i]].args]].value
         return
-    position = np_int(keys[key].done)
+    position, takes = np_int(keys[key].done), np_int(keys[key].takes)
     if position == 0:
-        keys[key].y = take(h, q.size * keys[key].count)
         keys[key].scratch = take(h, q.scratch * keys[key].count) if q.scratch > 0 else 0
-    for i in range(count):
-        nodes[order[first + i]].value = keys[key].y + (position + i) * q.size
+        if takes < 0:
+            keys[key].y = take(h, q.size * keys[key].count)
+    if takes < 0:
+        for i in range(count):
+            nodes[order[first + i]].value = keys[key].y + (position + i) * q.size
+    elif operator.shared and not is_contiguous(h, first, count, takes, q.size):
+        start = take(h, q.size * count)
+        for i in range(count):
+            nodes[order[first + i]].value = start + i * q.size
+    else:
+        for i in range(count):
+            node = nodes[order[first + i]]
+            node.value = nodes[args[node.args + takes]].value
     keys[key].done += count
     if operator.shared:
         call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
-        return
-    i = first
-    while i < first + count:
-        length = run_length(context, i, first + count)
-        index = call_run(context, i, length)
-        calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
-        i += length
+    else:
+        i = first
+        while i < first + count:
+            length = run_length(context, i, first + count)
+            call = calls_at(h.calls)[call_run(context, i, length)]
+            call.scratch = keys[key].scratch + (position + i - first) * q.scratch
+            call.takes = takes
+            i += length
+    if takes >= 0:
+        h.overwritten += count
+        for i in range(first, first + count):
+            nodes[args[nodes[order[i]].args + takes]].value = -1
 
 
 @helper

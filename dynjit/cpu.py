@@ -24,7 +24,7 @@ from dynjit.arena import (
 )
 from dynjit.calls import has_stacked, is_shared
 from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
-from dynjit.op import LEAF, LIST, SLOTS
+from dynjit.op import IN_PLACE, LEAF, LIST, SLOTS
 
 
 @helper
@@ -166,10 +166,13 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
         if call.deferred >= 0 and is_leaf and is_shared(operator.shared, k, call.arity):
             calls_at(h.deferred)[call.deferred].active = 1
             continue
-        address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
-        if address != 1:
-            call.j = k
-            call_kernel(address, context, index)
+        if k != call.takes:
+            address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
+            if address != 1:
+                call.j = k
+                call_kernel(address, context, index)
+    if call.takes >= 0 and kernels[q.op * SLOTS + IN_PLACE] != 1:  # the last, for the others read dy
+        call_kernel(kernels[q.op * SLOTS + IN_PLACE], context, index)
 
 
 @helper

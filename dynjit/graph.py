@@ -110,6 +110,7 @@ class ComputationGraph(NodesByNumber):
             header[name] = 0
         self._drop_plan()
         header["value_top"] = header["value_base"]
+        header["overwritten"], header["overwriting"] = 0, 1
         header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
         self.immediate, self.check_validity = immediate_compute, check_validity
         self.backward_from = self.backward_top = -1
@@ -207,7 +208,9 @@ class ComputationGraph(NodesByNumber):
         if recalculate:
             cpu.rerun.call(self.address)
         wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
-        mark = self._mark() if space.executor is not None else ()
+        mark: tuple[int, ...] = ()
+        if space.executor is not None:
+            mark, self.header["overwriting"] = self._mark(), 0  # a level may hold a result's reader and its successor
         if wanted:
             targets = np.array(wanted, np.int64)
             if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
@@ -311,6 +314,27 @@ class ComputationGraph(NodesByNumber):
         executor = space.executor
         if executor is not None:
             executor.fetch(self, executor.gradients if gradient else executor.values, start, size)
+
+    def keep_results(self) -> None:
+        """Computes all again, from now on with a place for each result: gradients of all nodes are then at hand.
+
+        The gradients of parameters stay as they are.
+        """
+        header = self.header
+        header["overwriting"] = 0
+        if not header["overwritten"]:
+            return
+        header["overwritten"] = 0
+        nodes = self.nodes[: int(header["node_count"])]
+        nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
+        self._drop_plan()
+        self.evaluate([self.backward_from])
+        kept = space.single.g[: space.parameter_top].copy()
+        cpu.start_backward.call(self.address, self.backward_from, int(header["full"]))
+        self.backward_top = int(header["value_top"])
+        self.run_backward()
+        space.single.g[: space.parameter_top] = kept
+        self.checkpoints = [(count, self._mark()) for count, _ in self.checkpoints]
 
     def value(self, number: int) -> np.ndarray:
         """A node's value, a window of the buffer in memory order."""
@@ -471,6 +495,8 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
             raise RuntimeError(located(
                 f"gradient: needs a node up to that of backward ({graph.backward_from}), got node {number}"
             ))  # fmt: skip
+        if not graph.operator(number).leaf:
+            graph.keep_results()
         if not 0 <= graph.nodes[number]["value"] < graph.backward_top:  # computed after backward, or not at all
             return natural(np.zeros(graph.shape(number).size), graph.shape(number))
         return natural(graph.gradient(number), graph.shape(number))

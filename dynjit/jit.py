@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import inspect
 import os
 import pickle
 import platform
@@ -329,6 +330,12 @@ def python_symbol(name: str) -> None:
 def scalar(function: Callable) -> Callable:
     """A function of numbers that becomes a part of the loops of kernels, on the CPU and on CUDA."""
     return register_jitable(error_model="numpy", fastmath=OPTIONS["fastmath"], forceinline=True)(function)
+
+
+def scalar_of_all(function: Callable, *names: str) -> Callable:
+    """The scalar function of all the names, of one that takes some of them."""
+    own = ", ".join(inspect.signature(function).parameters)
+    return scalar(eval(f"lambda {', '.join(names)}: function({own})", {"function": scalar(function)}))
 
 
 # ---- denormal numbers ------------------------------------------------------------------------------------------------

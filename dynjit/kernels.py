@@ -72,10 +72,10 @@ def adapter(operator: op.Operator, kernel: Callable, width: int) -> Compiled:
 
 @functools.cache
 def compiled(code: int, slot: int, width: int) -> Compiled | None:
-    """The adapter of a slot of the kernel table: 0 forward, k + 1 the gradient of operand k."""
+    """The adapter of a slot of the kernel table: 0 forward, k + 1 the gradient of operand k, IN_PLACE."""
     operator = op.operators[code]
-    kernels = (operator.forward, *operator.backward)
-    kernel = kernels[slot] if slot < len(kernels) else None
+    kernels = {op.IN_PLACE: operator.in_place, **dict(enumerate((operator.forward, *operator.backward)))}
+    kernel = kernels.get(slot)
     return adapter(operator, kernel, width) if kernel else None
 
 
@@ -97,7 +97,7 @@ def load_backward(code: int, width: int) -> None:
 def all_units() -> Iterator[tuple[str, Compiled]]:
     """Every float32 kernel of every operator, with its name; for warm-up."""
     for operator in op.operators:
-        for slot in range(1 + len(operator.backward)):
+        for slot in range(op.SLOTS):
             unit = compiled(operator.code, slot, NARROW)
             if unit is not None:
                 yield unit.function.__name__, unit

@@ -22,10 +22,11 @@ SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
 DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
-SLOTS = 8  # addresses per operator in the kernel table: forward, then one per differentiated argument
+SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, and the last:
+IN_PLACE = SLOTS - 1
 
-OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8")])
-NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM = 1, 2, 4, 8, 16, 32  # flags
+OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("overwrites", "i8")])
+NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM, KEEPS_RESULT = 1, 2, 4, 8, 16, 32, 64  # flags
 
 SIGNATURE = np.dtype(
     [
@@ -67,6 +68,9 @@ class Operator:
     forward_cuda: Callable | None
     backward_cuda: tuple[Callable | None, ...]
     group: tuple[str, ...]
+    keeps_result: bool
+    overwrites: tuple[int, ...]
+    in_place: Callable | None
     reference: Callable | None
     cases: tuple[Case, ...]
     view: bool
@@ -121,6 +125,9 @@ def define(
     forward_cuda: Callable | None = DERIVED,
     backward_cuda: tuple[Callable | None, ...] = (),
     group: tuple[str, ...] = (STACKED,),
+    keeps_result: bool = True,
+    overwrites: tuple[int, ...] = (),
+    in_place: Callable | None = None,
     reference: Callable | None = None,
     cases: tuple[Case, ...] = (),
     view: bool = False,
@@ -134,12 +141,16 @@ def define(
     shape: rule (operands' shapes ..., ints ..., number of indices of D) -> Shape or Result; raises ShapeError.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
     forward_cuda, backward_cuda: the forms for CUDA, of the same parameters and `thread, threads`; DERIVED: generated.
+    keeps_result: whether a backward kernel reads the result.
+    overwrites: operands whose place the result may take: element i depends on their element i only, and no backward
+        kernel reads them.
+    in_place: the backward kernel for that: it turns dy into the operand's gradient where it lies; None: they are equal.
     view: the result is the operand's memory under another shape; no kernels.
     leaf: made by dynjit itself, with a value in place.
     """
     module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
-    made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, reference, cases,
-                    view, leaf, module)  # fmt: skip
+    made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, keeps_result,
+                    overwrites, in_place, reference, cases, view, leaf, module)  # fmt: skip
     made.code = len(operators)
     operators.append(made)
     takes = names_of(forward)
@@ -152,8 +163,9 @@ def define(
         | (LEAF if leaf else 0)
         | (LIST if made.is_list else 0)
         | (RANDOM if "r" in params else 0)
+        | (KEEPS_RESULT if keeps_result and any(backward) else 0)
     )
-    TABLE[made.code] = shared, stepped, flags, params.count("f")
+    TABLE[made.code] = shared, stepped, flags, params.count("f"), sum(1 << k for k in overwrites)
     return made
 
 

@@ -3,6 +3,10 @@
 Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.  Among
 the keys that have ready nodes the one whose nodes are on average farthest from the target goes first, so that nodes
 that nothing waits for (losses, output layers) gather until all of them are ready.
+
+A result that one node alone needs, and no gradient, lies where that node may put its own: W x in b + W x, and that in
+its tanh.  Such a node *takes* its operand's place; the operand has no value any more, and is computed anew if it is asked
+for.  Less memory is less time: a step of a network is mostly reading and writing results.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ def want(h, number):  # type: ignore[no-untyped-def]
     own.unmet = 0
     own.height = 0
     own.start = -1
+    own.uses = 0
     return 1
 
 
@@ -55,6 +60,7 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
     for t in range(count):
         target = int64s(targets)[t]
         waiting += want(h, target)
+        work[target].uses += 2  # nothing takes its place
         number = max(number, target)
     h.highest = number
     h.pending = waiting
@@ -70,6 +76,7 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
                 source = work[args[edge]]
                 if source.stamp == h.generation:
                     own.unmet += 1
+                    source.uses += 1
                     source.height = max(source.height, own.height + 1)
                     edges[2 * edge] = number
                     edges[2 * edge + 1] = source.start
@@ -96,6 +103,24 @@ def stands_alone(h, node):  # type: ignore[no-untyped-def]
         elif batch != q.batch:
             return True
     return False
+
+
+@helper
+def taken(h, node):  # type: ignore[no-untyped-def]
+    """The operand whose place a node takes, or -1."""
+    overwrites = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].overwrites
+    if overwrites == 0 or h.overwriting == 0:
+        return -1
+    nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
+    for k in range(node.arity):
+        source = args[node.args + k]
+        own = work[source]
+        if (overwrites >> k) & 1 and own.stamp == h.generation and own.uses == 1:
+            q = signatures[nodes[source].signature]
+            is_kept = operators_at(h.operators)[q.op].flags & (op.KEEPS_RESULT | op.VIEW)
+            if not is_kept and q.size == signatures[node.signature].size:
+                return k
+    return -1
 
 
 @helper
@@ -145,11 +170,12 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
     nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
     node, slot = nodes[number], -1
+    takes = taken(h, node)
     if not stands_alone(h, node):
         slot = key_code(h, node) & (size - 1)
         # a slot is in use if the key that it names says so: the table need not be cleared
         while slots[slot] < count and keys[slots[slot]].slot == slot:
-            if same_key(h, nodes[keys[slots[slot]].node], node):
+            if keys[slots[slot]].takes == takes and same_key(h, nodes[keys[slots[slot]].node], node):
                 return np_int(slots[slot])
             slot = (slot + 1) & (size - 1)
         slots[slot] = count
@@ -160,6 +186,7 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     key.head = -1
     key.done = 0
     key.height = 0
+    key.takes = takes
     return count
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynjit import cpu, graph, op
+import dynjit as dy
+from dynjit import cpu, graph, initializers, op
 from dynjit.gradcheck import WideGraph, check_nodes
 from dynjit.ops import leaf
 from dynjit.shape import Shape
@@ -171,6 +172,32 @@ def test_grouped_equals_single(operator: op.Operator, case: op.Case) -> None:
     for grouped, single in zip(found[0][0] + found[0][1], found[1][0] + found[1][1], strict=True):
         scale = max(1.0, float(np.abs(single[np.isfinite(single)]).max(initial=0)))
         np.testing.assert_allclose(grouped, single, rtol=2e-6, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize(("operator", "case"), TABLE)
+def test_taken_places_change_nothing(operator: op.Operator, case: op.Case) -> None:
+    """Each node takes its operands' places, if it can, and gives its own away."""
+    found = []
+    for overwriting in (1, 0):
+        random = random_of(operator, case)
+        graph.current.renew()
+        graph.current.header["overwriting"] = overwriting
+        inputs, results = [], []
+        initializers.reset_random_seed(3)
+        for _ in range(20):
+            operands = operands_of(operator, case, random)
+            inputs += operands
+            results.append(call(operator, [x + 0.0 for x in operands], case) + 0.5)
+        y = dy.esum([dy.sum_batches(dy.squared_norm(result)) for result in results])
+        y.backward(full=True)
+        assert overwriting or not graph.current.header["overwritten"]
+        if not op.TABLE[operator.code]["flags"] & (op.KEEPS_RESULT | op.VIEW) or operator.overwrites:
+            assert bool(graph.current.header["overwritten"]) == bool(overwriting)
+        found.append([y.npvalue(), *(graph.current.gradient(x._node()).copy() for x in inputs)])
+        found[-1] += [result.npvalue() for result in results]
+    for taken, kept in zip(*found, strict=True):
+        scale = max(1.0, float(np.abs(kept[np.isfinite(kept)]).max(initial=0)))
+        np.testing.assert_allclose(taken, kept, rtol=2e-6, atol=2e-6 * scale)
 
 
 @pytest.mark.parametrize("operator", EVERY_OPERATOR)

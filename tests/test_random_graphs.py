@@ -223,3 +223,16 @@ def test_changed_inputs_give_the_values_of_a_new_graph(program: list[tuple[int, 
     expected, expected_gradients = run(builder, Builder.total)
     close(values, expected, 1e-5)
     close(gradients, expected_gradients, 1e-4)
+
+
+@profile
+@given(programs)
+def test_gradients_of_all_nodes_are_at_hand_though_places_were_taken(program: list[tuple[int, int, int, int]]) -> None:
+    found = []
+    for grouped in (True, False):
+        builder = build(program, grouped)
+        builder.total().backward()
+        gradients = builder.net.gradients()
+        found.append([vector.gradient() for vector in builder.vectors])
+        close(builder.net.gradients(), gradients, 0)  # looking at them adds nothing to those of parameters
+    close(found[0], found[1], 1e-4)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dynjit.errors import ShapeError
-from dynjit.jit import kernel, scalar
-from dynjit.op import Case, Operator, define, native
+from dynjit.jit import kernel, scalar, scalar_of_all
+from dynjit.op import Case, Operator, define, names_of, native
 from dynjit.scalars import INF, ONE, ZERO, exp, log, maximum
 from dynjit.shape import Result, Shape
 
@@ -68,9 +68,14 @@ def binary(
     doc: str,
     cases: tuple[Case, ...] = CASES,
     shape: Callable[[str, Shape, Shape], Result] = stretched,
+    overwrites: tuple[int, ...] = (),
 ) -> Callable[[Any, Any], Any]:
-    """The public function z = function(x, y), with dz/dx = slope0(x, y, z) and dz/dy = slope1(x, y, z)."""
-    function, slope0, slope1 = scalar(function), scalar(slope0), scalar(slope1)
+    """The public function z = function(x, y); dz/dx and dz/dy are the slopes of those of x, y, z that they name.
+
+    overwrites: operands whose slope is one, in whose place the result may lie.
+    """
+    keeps_result = "z" in (*names_of(slope0), *names_of(slope1))
+    function, slope0, slope1 = scalar(function), *(scalar_of_all(slope, "x", "y", "z") for slope in (slope0, slope1))
 
     @scalar
     def line(p, q, out):  # type: ignore[no-untyped-def]
@@ -98,7 +103,13 @@ def binary(
                     for c in range(ints[3]):
                         at0 = x0 + b * step0 + w * ints[10] + k * ints[7] + c * ints[4]
                         at1 = x1 + b * step1 + w * ints[11] + k * ints[8] + c * ints[5]
-                        line(v[at0 : at0 + run0], v[at1 : at1 + run1], v[i : i + run])
+                        out = v[i : i + run]
+                        if 0 in overwrites and x0 == y:  # as vector code, which an array under two names would not be
+                            line(out, v[at1 : at1 + run1], out)
+                        elif 1 in overwrites and x1 == y:
+                            line(v[at0 : at0 + run0], out, out)
+                        else:
+                            line(v[at0 : at0 + run0], v[at1 : at1 + run1], out)
                         i += run
 
     def forward_cuda(v, x0, x1, y, item, batch, step0, step1, ints, thread, threads):  # type: ignore[no-untyped-def]
@@ -196,7 +207,8 @@ def binary(
         return reference(aligned(x, rank), aligned(y, rank))  # type: ignore[no-any-return]
 
     operator = define(name, shape=rule, params="xx", forward=forward, backward=(d0, d1),
-                      forward_cuda=forward_cuda, backward_cuda=(d0_cuda, d1_cuda), reference=stretching_reference, cases=cases)  # fmt: skip
+                      forward_cuda=forward_cuda, backward_cuda=(d0_cuda, d1_cuda), keeps_result=keeps_result,
+                      overwrites=overwrites, reference=stretching_reference, cases=cases)  # fmt: skip
 
     def public(x, y):  # type: ignore[no-untyped-def]
         return operator(x, y)
@@ -222,40 +234,30 @@ def columns(operator: str, x: Shape, y: Shape) -> Result:
 POSITIVE = tuple(Case(case.shapes, 0.5, 2) for case in CASES)
 
 
-@scalar
-def first(x, y, z):  # type: ignore[no-untyped-def]
-    return x
-
-
-@scalar
-def second(x, y, z):  # type: ignore[no-untyped-def]
-    return y
-
-
-@scalar
-def power_slope1(x, y, z):  # type: ignore[no-untyped-def]
+def power_slope1(x, z):  # type: ignore[no-untyped-def]
     return z * log(x) if z != ZERO else z  # at 0 the logarithm is infinite
 
 
-add = binary("add", lambda x, y: x + y, lambda x, y, z: ONE, lambda x, y, z: ONE,
+add = binary("add", lambda x, y: x + y, lambda: ONE, lambda: ONE, overwrites=(0, 1),
     reference=lambda x, y: x + y, doc="x + y, elementwise.")  # fmt: skip
-subtract = binary("subtract", lambda x, y: x - y, lambda x, y, z: ONE, lambda x, y, z: -ONE,
+subtract = binary("subtract", lambda x, y: x - y, lambda: ONE, lambda: -ONE, overwrites=(0,),
     reference=lambda x, y: x - y, doc="x - y, elementwise.")  # fmt: skip
-cmult = binary("cmult", lambda x, y: x * y, second, first,
+cmult = binary("cmult", lambda x, y: x * y, lambda y: y, lambda x: x,
     reference=lambda x, y: x * y, doc="x * y, elementwise.")  # fmt: skip
-cdiv = binary("cdiv", lambda x, y: x / y, lambda x, y, z: ONE / y, lambda x, y, z: -z / y,
+cdiv = binary("cdiv", lambda x, y: x / y, lambda y: ONE / y, lambda y, z: -z / y,
     reference=lambda x, y: x / y, cases=POSITIVE, doc="x / y, elementwise.")  # fmt: skip
-power = binary("pow", lambda x, y: x**y, lambda x, y, z: y * x ** (y - ONE), power_slope1,
+power = binary("pow", lambda x, y: x**y, lambda x, y: y * x ** (y - ONE), power_slope1,
     reference=lambda x, y: x**y, cases=POSITIVE,
     doc="x to the power of y, elementwise; NaN for x < 0 and a y that is not whole.")  # fmt: skip
 pow = power
-bmin = binary("bmin", lambda x, y: x if x < y else y, lambda x, y, z: ONE if x < y else ZERO,
-    lambda x, y, z: ZERO if x < y else ONE, reference=np.minimum,
+bmin = binary("bmin", lambda x, y: x if x < y else y, lambda x, y: ONE if x < y else ZERO,
+    lambda x, y: ZERO if x < y else ONE, reference=np.minimum,
     doc="The smaller of x and y, elementwise; where they are equal, y gets the gradient.")  # fmt: skip
-bmax = binary("bmax", lambda x, y: x if x > y else y, lambda x, y, z: ONE if x > y else ZERO,
-    lambda x, y, z: ZERO if x > y else ONE, reference=np.maximum,
+bmax = binary("bmax", lambda x, y: x if x > y else y, lambda x, y: ONE if x > y else ZERO,
+    lambda x, y: ZERO if x > y else ONE, reference=np.maximum,
     doc="The larger of x and y, elementwise; where they are equal, y gets the gradient.")  # fmt: skip
-colwise_add = binary("colwise_add", lambda x, y: x + y, lambda x, y, z: ONE, lambda x, y, z: ONE, shape=columns,
+colwise_add = binary("colwise_add", lambda x, y: x + y, lambda: ONE, lambda: ONE, shape=columns,
+    overwrites=(0, 1),
     reference=lambda x, y: x + y, doc="x_rc + y_r: adds a vector to every column of a matrix.",
     cases=(Case(((3, 4), (3,))), Case(((1, 1), (1,))), Case((((3, 4), 2), (3, 1))),
            Case(((3, 4), ((3,), 2)))))  # fmt: skip

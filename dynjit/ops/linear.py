@@ -87,6 +87,7 @@ PRODUCT = define(
     forward_cuda=product_forward_cuda,
     backward_cuda=(product_d0_cuda, product_d1_cuda),
     group=(SHARED, STACKED),
+    keeps_result=False,
     reference=lambda w, x: (w if w.ndim == 2 else w[:, None]) @ x,
     cases=(
         Case(((3, 4), (4,))), Case(((1, 1), (1,))), Case(((3, 4), ((4, 2), 3))), Case((((3, 4), 3), (4, 2))),
@@ -227,6 +228,7 @@ AFFINE_TRANSFORM = define(
     forward_cuda=affine_transform_forward_cuda,
     backward_cuda=(affine_transform_d_cuda,),
     group=(SHARED, SHARED, STACKED),
+    keeps_result=False,
     reference=affine_transform_reference,
     cases=(
         Case(((3,), (3, 4), (4,))), Case(((1,), (1, 1), (1,))), Case(((3,),)),
@@ -261,7 +263,7 @@ def add_product_shape(p: Shape, w: Shape, x: Shape) -> Shape:
 
 @kernel
 def add_product_forward(v, x0, x1, x2, y, rows, cols, item, batch, item1, rows2, batch1, step0, step1, step2):
-    for b in range(batch):
+    for b in range(batch if x0 != y else 0):
         p, out = v[x0 + b * step0 : x0 + b * step0 + item], v[y + b * item : y + (b + 1) * item]
         for i in range(item):
             out[i] = p[i]
@@ -338,6 +340,8 @@ ADD_PRODUCT = define(
     forward_cuda=add_product_forward_cuda,
     backward_cuda=(add_product_d0_cuda, add_product_d1_cuda, add_product_d2_cuda),
     group=(STACKED, SHARED, STACKED),
+    keeps_result=False,
+    overwrites=(0,),
     reference=lambda p, w, x: p + w @ x,
     cases=(
         Case(((3,), (3, 4), (4,))), Case(((1,), (1, 1), (1,))), Case((((3, 2), 3), (3, 4), ((4, 2), 3))),

@@ -11,8 +11,8 @@ import numpy as np
 
 from dynjit import errors, scalars
 from dynjit.errors import NoCudaError
-from dynjit.jit import kernel, scalar
-from dynjit.op import Case, Operator, define, native
+from dynjit.jit import kernel, scalar, scalar_of_all
+from dynjit.op import Case, Operator, define, names_of, native
 from dynjit.scalars import HALF, ONE, TWO, ZERO
 from dynjit.shape import Shape
 
@@ -34,6 +34,64 @@ def same_shape(x: Shape) -> Shape:
     return x
 
 
+def elementwise(
+    name: str, function: Callable, slope: Callable, *, params: str, reference: Callable, cases: tuple[Case, ...]
+) -> Operator:
+    """The operator y = function(x) or, with a number c, function(x, c); dy/dx = slope of those of x, y, c it names.
+
+    Without x in the slope, the result may take the operand's place.
+    """
+    needs = names_of(slope)
+    overwrites = () if "x" in needs else (0,)
+    slope = scalar_of_all(slope, "x", "y", "c")
+    if params == "x":
+
+        def forward(v, x0, y, n):  # type: ignore[no-untyped-def]
+            x, out = v[x0 : x0 + n], v[y : y + n]
+            if overwrites and x0 == y:  # as vector code, which an array under two names would not be
+                for i in range(n):
+                    out[i] = function(out[i])
+            else:
+                for i in range(n):
+                    out[i] = function(x[i])
+
+        def d0(v, g, x0, y, n):  # type: ignore[no-untyped-def]
+            x, out, dy, dx = v[x0 : x0 + n], v[y : y + n], g[y : y + n], g[x0 : x0 + n]
+            for i in range(n):
+                dx[i] += dy[i] * slope(x[i], out[i], ZERO)
+
+        def in_place(v, g, y, n):  # type: ignore[no-untyped-def]
+            out, dy = v[y : y + n], g[y : y + n]
+            for i in range(n):
+                dy[i] *= slope(ZERO, out[i], ZERO)
+
+    else:
+
+        def forward(v, x0, y, n, f0):  # type: ignore[no-untyped-def]
+            x, out = v[x0 : x0 + n], v[y : y + n]
+            if overwrites and x0 == y:
+                for i in range(n):
+                    out[i] = function(out[i], f0)
+            else:
+                for i in range(n):
+                    out[i] = function(x[i], f0)
+
+        def d0(v, g, x0, y, n, f0):  # type: ignore[no-untyped-def]
+            x, out, dy, dx = v[x0 : x0 + n], v[y : y + n], g[y : y + n], g[x0 : x0 + n]
+            for i in range(n):
+                dx[i] += dy[i] * slope(x[i], out[i], f0)
+
+        def in_place(v, g, y, n, f0):  # type: ignore[no-untyped-def]
+            out, dy = v[y : y + n], g[y : y + n]
+            for i in range(n):
+                dy[i] *= slope(ZERO, out[i], f0)
+
+    forward.__name__, d0.__name__, in_place.__name__ = f"{name}_forward", f"{name}_d0", f"{name}_in_place"
+    return define(name, shape=same_shape, params=params, forward=forward, backward=(d0,), keeps_result="y" in needs,
+                  overwrites=overwrites, in_place=in_place if overwrites else None, reference=reference,
+                  cases=cases)  # fmt: skip
+
+
 def unary(
     name: str,
     function: Callable,
@@ -43,21 +101,8 @@ def unary(
     doc: str,
     cases: tuple[Case, ...] = GENERAL,
 ) -> Callable[[Any], Any]:
-    """The public function y = function(x), elementwise, with dy/dx = slope(x, y)."""
-    slope = scalar(slope)
-
-    def forward(v, x0, y, n):  # type: ignore[no-untyped-def]
-        x, out = v[x0 : x0 + n], v[y : y + n]
-        for i in range(n):
-            out[i] = function(x[i])
-
-    def d0(v, g, x0, y, n):  # type: ignore[no-untyped-def]
-        x, out, dy, dx = v[x0 : x0 + n], v[y : y + n], g[y : y + n], g[x0 : x0 + n]
-        for i in range(n):
-            dx[i] += dy[i] * slope(x[i], out[i])
-
-    forward.__name__, d0.__name__ = f"{name}_forward", f"{name}_d0"
-    operator = define(name, shape=same_shape, forward=forward, backward=(d0,), reference=reference, cases=cases)
+    """The public function y = function(x), elementwise; its derivative is the slope of those of x, y it names."""
+    operator = elementwise(name, function, slope, params="x", reference=reference, cases=cases)
 
     def public(x):  # type: ignore[no-untyped-def]
         return operator(x)
@@ -74,22 +119,8 @@ def unary(
 def number_operator(
     name: str, function: Callable, slope: Callable, *, reference: Callable, cases: tuple[Case, ...]
 ) -> Operator:
-    """The operator y = function(x, number), elementwise, with dy/dx = slope(x, y, number)."""
-    function, slope = scalar(function), scalar(slope)
-
-    def forward(v, x0, y, n, f0):  # type: ignore[no-untyped-def]
-        x, out = v[x0 : x0 + n], v[y : y + n]
-        for i in range(n):
-            out[i] = function(x[i], f0)
-
-    def d0(v, g, x0, y, n, f0):  # type: ignore[no-untyped-def]
-        x, out, dy, dx = v[x0 : x0 + n], v[y : y + n], g[y : y + n], g[x0 : x0 + n]
-        for i in range(n):
-            dx[i] += dy[i] * slope(x[i], out[i], f0)
-
-    forward.__name__, d0.__name__ = f"{name}_forward", f"{name}_d0"
-    return define(name, shape=same_shape, params="xf", forward=forward, backward=(d0,), reference=reference,
-                  cases=cases)  # fmt: skip
+    """The operator y = function(x, number), elementwise; its derivative is the slope of those of x, y, c it names."""
+    return elementwise(name, scalar(function), slope, params="xf", reference=reference, cases=cases)
 
 
 NUMBER = (Case(((5,),), arguments=(1.5,)), Case(((1,),), arguments=(-2.0,)), Case((((3, 4), 2),), arguments=(0.3,)))
@@ -110,13 +141,13 @@ def with_number(
     return native(operator)(public)
 
 
-add_number = with_number("add_number", lambda x, c: x + c, lambda x, y, c: ONE,
+add_number = with_number("add_number", lambda x, c: x + c, lambda: ONE,
     reference=lambda x, c: x + c, doc="x + number.")  # fmt: skip
-number_minus = with_number("number_minus", lambda x, c: c - x, lambda x, y, c: -ONE,
+number_minus = with_number("number_minus", lambda x, c: c - x, lambda: -ONE,
     reference=lambda x, c: c - x, doc="number - x.")  # fmt: skip
-scale = with_number("scale", lambda x, c: x * c, lambda x, y, c: c,
+scale = with_number("scale", lambda x, c: x * c, lambda c: c,
     reference=lambda x, c: x * c, doc="x * number.")  # fmt: skip
-number_over = with_number("number_over", lambda x, c: c / x, lambda x, y, c: -y / x,
+number_over = with_number("number_over", lambda x, c: c / x, lambda x, y: -y / x,
     reference=lambda x, c: c / x, doc="number / x.",
     cases=tuple(replace(case, low=0.5, high=2) for case in NUMBER))  # fmt: skip
 
@@ -144,7 +175,7 @@ def rectified(x):  # type: ignore[no-untyped-def]
 
 
 @scalar
-def sign(x, y):  # type: ignore[no-untyped-def]
+def sign(x):  # type: ignore[no-untyped-def]
     return ONE if x > ZERO else (-ONE if x < ZERO else ZERO)
 
 
@@ -154,34 +185,34 @@ def softened_sign(x):  # type: ignore[no-untyped-def]
 
 
 @scalar
-def softened_sign_slope(x, y):  # type: ignore[no-untyped-def]
+def softened_sign_slope(x):  # type: ignore[no-untyped-def]
     root = ONE + math.fabs(x)
     return ONE / (root * root)
 
 
-negate = unary("negate", negated, lambda x, y: -ONE, reference=lambda x: -x, doc="-x.")
-tanh = unary("tanh", scalars.tanh, lambda x, y: ONE - y * y, reference=np.tanh, cases=EXTREME,
+negate = unary("negate", negated, lambda: -ONE, reference=lambda x: -x, doc="-x.")
+tanh = unary("tanh", scalars.tanh, lambda y: ONE - y * y, reference=np.tanh, cases=EXTREME,
     doc="Hyperbolic tangent, elementwise.")  # fmt: skip
-logistic = unary("logistic", scalars.logistic, lambda x, y: y * (ONE - y), cases=EXTREME,
+logistic = unary("logistic", scalars.logistic, lambda y: y * (ONE - y), cases=EXTREME,
     reference=lambda x: 1 / (1 + np.exp(-x)), doc="Logistic function, elementwise: y = 1 / (1 + exp(-x)).")  # fmt: skip
-rectify = unary("rectify", rectified, lambda x, y: ONE if x > ZERO else ZERO, reference=lambda x: np.maximum(x, 0),
+rectify = unary("rectify", rectified, lambda y: ONE if y > ZERO else ZERO, reference=lambda x: np.maximum(x, 0),
     doc="y = max(x, 0), elementwise; the gradient at 0 is 0.")  # fmt: skip
-exp = unary("exp", scalars.exp, lambda x, y: y, reference=np.exp, cases=HUGE,
+exp = unary("exp", scalars.exp, lambda y: y, reference=np.exp, cases=HUGE,
     doc="y = e^x, elementwise; inf where it exceeds float32's range.")  # fmt: skip
-log = unary("log", scalars.log, lambda x, y: ONE / x, reference=np.log, cases=POSITIVE,
+log = unary("log", scalars.log, lambda x: ONE / x, reference=np.log, cases=POSITIVE,
     doc="Natural logarithm, elementwise; -inf at 0, NaN below.")  # fmt: skip
-sqrt = unary("sqrt", math.sqrt, lambda x, y: HALF / y, reference=np.sqrt, cases=POSITIVE,
+sqrt = unary("sqrt", math.sqrt, lambda y: HALF / y, reference=np.sqrt, cases=POSITIVE,
     doc="Square root, elementwise; NaN below 0; the gradient at 0 is infinite.")  # fmt: skip
-square = unary("square", squared, lambda x, y: TWO * x, reference=np.square, doc="y = x * x, elementwise.")
-cube = unary("cube", cubed, lambda x, y: THREE * x * x, reference=lambda x: x**3, doc="y = x * x * x, elementwise.")
+square = unary("square", squared, lambda x: TWO * x, reference=np.square, doc="y = x * x, elementwise.")
+cube = unary("cube", cubed, lambda x: THREE * x * x, reference=lambda x: x**3, doc="y = x * x * x, elementwise.")
 abs = unary("abs", math.fabs, sign, reference=np.abs, doc="y = |x|, elementwise; the gradient at 0 is 0.")
-erf = unary("erf", scalars.erf, lambda x, y: TWO_OVER_ROOT_PI * scalars.exp(-x * x), cases=EXTREME,
+erf = unary("erf", scalars.erf, lambda x: TWO_OVER_ROOT_PI * scalars.exp(-x * x), cases=EXTREME,
     reference=np.vectorize(math.erf, otypes=[float]),
     doc="Error function, elementwise: y = 2 / sqrt(pi) * (integral of exp(-t^2) from 0 to x).")  # fmt: skip
-lgamma = unary("lgamma", math.lgamma, lambda x, y: scalars.digamma(x), cases=(*POSITIVE, *within(-0.9, -0.1)),
+lgamma = unary("lgamma", math.lgamma, lambda x: scalars.digamma(x), cases=(*POSITIVE, *within(-0.9, -0.1)),
     reference=np.vectorize(math.lgamma, otypes=[float]),
     doc="Logarithm of the absolute value of the gamma function, elementwise; inf at 0, -1, -2, ...")  # fmt: skip
-log_sigmoid = unary("log_sigmoid", scalars.log_sigmoid, lambda x, y: scalars.logistic(-x), cases=EXTREME,
+log_sigmoid = unary("log_sigmoid", scalars.log_sigmoid, lambda x: scalars.logistic(-x), cases=EXTREME,
     reference=lambda x: -np.logaddexp(0, -x),
     doc="y = log(1 / (1 + exp(-x))), elementwise, without underflow.")  # fmt: skip
 softsign = unary("softsign", softened_sign, softened_sign_slope, cases=EXTREME,
@@ -191,26 +222,26 @@ softsign = unary("softsign", softened_sign, softened_sign_slope, cases=EXTREME,
 
 INSIDE = within(-0.9, 0.9)
 
-sin = unary("sin", math.sin, lambda x, y: math.cos(x), reference=np.sin, cases=within(-4, 4), doc="Sine, elementwise.")
-cos = unary("cos", math.cos, lambda x, y: -math.sin(x), reference=np.cos, cases=within(-4, 4),
+sin = unary("sin", math.sin, lambda x: math.cos(x), reference=np.sin, cases=within(-4, 4), doc="Sine, elementwise.")
+cos = unary("cos", math.cos, lambda x: -math.sin(x), reference=np.cos, cases=within(-4, 4),
     doc="Cosine, elementwise.")  # fmt: skip
-tan = unary("tan", math.tan, lambda x, y: ONE + y * y, reference=np.tan, doc="Tangent, elementwise.")
-asin = unary("asin", math.asin, lambda x, y: ONE / math.sqrt(ONE - x * x), reference=np.arcsin, cases=INSIDE,
+tan = unary("tan", math.tan, lambda y: ONE + y * y, reference=np.tan, doc="Tangent, elementwise.")
+asin = unary("asin", math.asin, lambda x: ONE / math.sqrt(ONE - x * x), reference=np.arcsin, cases=INSIDE,
     doc="Inverse sine, elementwise; NaN outside of -1 to 1, where the gradient is infinite.")  # fmt: skip
-acos = unary("acos", math.acos, lambda x, y: -ONE / math.sqrt(ONE - x * x), reference=np.arccos, cases=INSIDE,
+acos = unary("acos", math.acos, lambda x: -ONE / math.sqrt(ONE - x * x), reference=np.arccos, cases=INSIDE,
     doc="Inverse cosine, elementwise; NaN outside of -1 to 1, where the gradient is infinite.")  # fmt: skip
-atan = unary("atan", math.atan, lambda x, y: ONE / (ONE + x * x), reference=np.arctan, cases=within(-4, 4),
+atan = unary("atan", math.atan, lambda x: ONE / (ONE + x * x), reference=np.arctan, cases=within(-4, 4),
     doc="Inverse tangent, elementwise.")  # fmt: skip
-sinh = unary("sinh", math.sinh, lambda x, y: math.cosh(x), reference=np.sinh, cases=HUGE,
+sinh = unary("sinh", math.sinh, lambda x: math.cosh(x), reference=np.sinh, cases=HUGE,
     doc="Hyperbolic sine, elementwise; infinite where it exceeds float32's range.")  # fmt: skip
-cosh = unary("cosh", math.cosh, lambda x, y: math.sinh(x), reference=np.cosh, cases=HUGE,
+cosh = unary("cosh", math.cosh, lambda x: math.sinh(x), reference=np.cosh, cases=HUGE,
     doc="Hyperbolic cosine, elementwise; infinite where it exceeds float32's range.")  # fmt: skip
-asinh = unary("asinh", math.asinh, lambda x, y: ONE / math.sqrt(x * x + ONE), reference=np.arcsinh, cases=EXTREME,
+asinh = unary("asinh", math.asinh, lambda x: ONE / math.sqrt(x * x + ONE), reference=np.arcsinh, cases=EXTREME,
     doc="Inverse hyperbolic sine, elementwise.")  # fmt: skip
-acosh = unary("acosh", math.acosh, lambda x, y: ONE / math.sqrt(x * x - ONE), reference=np.arccosh,
+acosh = unary("acosh", math.acosh, lambda x: ONE / math.sqrt(x * x - ONE), reference=np.arccosh,
     cases=within(1.1, 5),
     doc="Inverse hyperbolic cosine, elementwise; NaN below 1, where the gradient is infinite.")  # fmt: skip
-atanh = unary("atanh", math.atanh, lambda x, y: ONE / (ONE - x * x), reference=np.arctanh, cases=INSIDE,
+atanh = unary("atanh", math.atanh, lambda x: ONE / (ONE - x * x), reference=np.arctanh, cases=INSIDE,
     doc="Inverse hyperbolic tangent, elementwise; infinite at -1 and 1, NaN beyond.")  # fmt: skip
 
 # ---- elu, selu, silu -------------------------------------------------------------------------------------------------
@@ -225,8 +256,8 @@ def exponential_unit(x, alpha):  # type: ignore[no-untyped-def]
 
 
 @scalar
-def exponential_unit_slope(x, y, alpha):  # type: ignore[no-untyped-def]
-    return ONE if x > ZERO else y + alpha
+def exponential_unit_slope(x, y, c):  # type: ignore[no-untyped-def]
+    return ONE if x > ZERO else y + c
 
 
 @scalar
@@ -238,9 +269,9 @@ def elu_reference(x: np.ndarray, alpha: float) -> np.ndarray:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-def silu_slope(x, y, beta):  # type: ignore[no-untyped-def]
-    s = scalars.logistic(beta * x)
-    return s + beta * y * (ONE - s)
+def silu_slope(x, y, c):  # type: ignore[no-untyped-def]
+    s = scalars.logistic(c * x)
+    return s + c * y * (ONE - s)
 
 
 ELU = number_operator("elu", exponential_unit, exponential_unit_slope, reference=elu_reference,
@@ -269,7 +300,7 @@ def silu(x: Any, beta: float = 1.0) -> Any:
     return SILU(x, float(beta))
 
 
-selu = unary("selu", scaled_unit, lambda x, y: SELU_SCALE if x > ZERO else y + SELU_SCALE * SELU_ALPHA, cases=EXTREME,
+selu = unary("selu", scaled_unit, lambda y: SELU_SCALE if y > ZERO else y + SELU_SCALE * SELU_ALPHA, cases=EXTREME,
     reference=lambda x: float(SELU_SCALE) * elu_reference(x, float(SELU_ALPHA)),
     doc="y = 1.0507 * elu(x, 1.67326), elementwise, which keeps mean 0 and variance 1.")  # fmt: skip
 
@@ -290,7 +321,7 @@ def without_difference(cases: tuple[Case, ...], reason: str) -> tuple[Case, ...]
 SCALED = "the gradient is scaled, the value is not"
 
 NOBACKPROP = define("nobackprop", shape=same_shape, forward=copy_forward, reference=lambda x: x, cases=GENERAL)
-SCALE_GRADIENT = number_operator("scale_gradient", lambda x, c: x, lambda x, y, c: c, reference=lambda x, c: x,
+SCALE_GRADIENT = number_operator("scale_gradient", lambda x, c: x, lambda c: c, reference=lambda x, c: x,
                                  cases=without_difference(NUMBER, SCALED))  # fmt: skip
 
 
@@ -312,7 +343,7 @@ def scale_gradient(x: Any, lambd: float = 1.0) -> Any:
     return SCALE_GRADIENT(x, float(lambd))
 
 
-flip_gradient = unary("flip_gradient", scalar(lambda x: x), lambda x, y: -ONE, reference=lambda x: x,
+flip_gradient = unary("flip_gradient", scalar(lambda x: x), lambda: -ONE, reference=lambda x: x,
     cases=without_difference(GENERAL, SCALED), doc="x, but its gradient changes its sign.")  # fmt: skip
 
 
@@ -343,8 +374,10 @@ def step_function(name: str, function: Callable, reference: Callable, doc: str) 
     cases = without_difference(within(-3, 3), "the gradient is by intent that of y = x")
     modes = {
         "zero_gradient": define(name, shape=same_shape, forward=forward, reference=reference, cases=within(-3, 3)),
-        "straight_through_gradient": define(f"{name}_straight_through", shape=same_shape, forward=forward,
-                                            backward=(add_d0,), reference=reference, cases=cases),
+        "straight_through_gradient": define(
+            f"{name}_straight_through", shape=same_shape, forward=forward, backward=(add_d0,), keeps_result=False,
+            overwrites=(0,), reference=reference, cases=cases,
+        ),
     }  # fmt: skip
 
     def public(x, gradient_mode):  # type: ignore[no-untyped-def]
