@@ -42,6 +42,7 @@ def inputs_of(operator: op.Operator, case: op.Case, copies: int, random: np.rand
 def computed(operator: op.Operator, case: op.Case, copies: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(values of all copies, gradients of all inputs) by the present executor."""
     dy.renew_cg()
+    graph.current.header["overwriting"] = 0  # gradients of all inputs are looked at
     dy.reset_random_seed(3)
     random = random_of(operator, case)
     inputs, given = inputs_of(operator, case, copies, random)
