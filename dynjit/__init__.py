@@ -4,6 +4,7 @@
 """
 
 from dynjit import dynet, errors, options
+from dynjit.averages import MovingAverage
 from dynjit.dynet import *  # noqa: F403
 from dynjit.dynet import new_graph
 from dynjit.errors import GradientError, ModelFileError, NoCudaError, ShapeError, StaleExpressionError
@@ -12,6 +13,7 @@ from dynjit.graph import no_grad
 from dynjit.ops.softmax import sparsemax_loss
 from dynjit.rnn import RNNBuilder
 from dynjit.softmax_builders import HierarchicalSoftmaxBuilder
+from dynjit.trainers import EGTrainer
 from dynjit.tree import (
     BidirectionalTreeLSTMBuilder,
     ChildSumTreeLSTMBuilder,
@@ -23,10 +25,10 @@ from dynjit.tree import (
 
 __version__ = "0.1.0"
 __all__ = [
-    "BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "GradientError", "HierarchicalSoftmaxBuilder",
-    "ModelFileError", "NaryTreeLSTMBuilder", "NoCudaError", "RNNBuilder", "ShapeError", "StaleExpressionError",
-    "TreeBuilder", "TreeState", "UnidirectionalTreeLSTMBuilder", "errors", "gradcheck", "new_graph", "no_grad",
-    "sparsemax_loss",
+    "BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "EGTrainer", "GradientError",
+    "HierarchicalSoftmaxBuilder", "ModelFileError", "MovingAverage", "NaryTreeLSTMBuilder", "NoCudaError", "RNNBuilder",
+    "ShapeError", "StaleExpressionError", "TreeBuilder", "TreeState", "UnidirectionalTreeLSTMBuilder", "errors",
+    "gradcheck", "new_graph", "no_grad", "sparsemax_loss",
 ]  # fmt: skip
 __all__ += dynet.__all__
 

@@ -7,8 +7,10 @@ computes, the values of the first are saved in the host's buffers and come back 
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +64,21 @@ class Buffer:
         return array_argument(self.address, self.count, 4)
 
 
+class Lent(NamedTuple):
+    """Memory of the device that is given back soon."""
+
+    device: Any
+    address: int
+    count: int
+    itemsize: int
+
+    def argument(self) -> tuple[int, ...]:
+        return array_argument(self.address, self.count, self.itemsize)
+
+    def download(self, offset: int, count: int) -> np.ndarray:
+        return self.device.download(self.address + 4 * offset, count, np.float32)  # type: ignore[no-any-return]
+
+
 def array_argument(address: int, count: int, itemsize: int) -> tuple[int, ...]:
     """An array as Numba's kernels take it."""
     return 0, 0, count, itemsize, address, count, itemsize
@@ -78,7 +95,7 @@ class Executor:
         self.device = device
         self.lowering = Lowering()
         self.values, self.gradients = Buffer(device, space.single.v), Buffer(device, space.single.g)
-        self.moments: weakref.WeakSet[Buffer] = weakref.WeakSet()
+        self.moments: list[Buffer] = []
         self.room = [0, 0]  # elements: of parameters, of the resident graph
         self.program_address = self.program_count = 0
         self.pairs: set[int] = {ck.GATHER, ck.SCATTER}
@@ -175,6 +192,26 @@ class Executor:
         """Makes parameters on the host right, and free to be changed there."""
         buffer.to_host()
         buffer.is_host_new = True
+
+    @contextlib.contextmanager
+    def lent(self, values: np.ndarray) -> Iterator[Lent]:
+        """Memory for a while, with some numbers."""
+        address = self.device.allocate(values.nbytes)
+        try:
+            self.device.upload(address, values)
+            yield Lent(self.device, address, values.size, values.itemsize)
+        finally:
+            self.device.free(address)
+
+    def moment(self, host: np.ndarray) -> Buffer:
+        """The device's side of a trainer's moment."""
+        found = next((buffer for buffer in self.moments if buffer.host is host), None)
+        if found is None:
+            found = Buffer(self.device, host)
+            self.moments.append(found)
+        if found.count < self.room[0]:
+            found.allocate(self.room[0])
+        return found
 
     # ---- running ----
 

@@ -83,6 +83,10 @@ class Stored(NativeParameter):
             self._updated = bool(b)
             parameter_changes[0] += 1
 
+    def window(self, buffer: np.ndarray) -> np.ndarray:
+        """Its place in a buffer, in memory order."""
+        return buffer[self.start : self.start + self.count]
+
     def values(self) -> np.ndarray:
         """Its values, a window of the buffer, in memory order."""
         return space.values(self.start, self.count)
@@ -142,7 +146,11 @@ class Stored(NativeParameter):
     populate_from_textfile = populate
 
     def __reduce__(self) -> Any:
-        return rebuild, (type(self), self._name, self.shape_in_graph.dims, self.values().copy(), self._updated)
+        gradients = space.single.g[self.start : self.start + self.extent]
+        return rebuild, (
+            type(self), self._name, self.shape_in_graph.dims, self.values().copy(), self._updated,
+            gradients.copy() if gradients.any() else None,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self._name} {self.shape_in_graph}"
@@ -224,6 +232,10 @@ class LookupParameters(Stored):
         """For each row, whether it was used since the last update (not 0)."""
         return space.gradients(self.start + self.count, len(self))
 
+    def fill(self, block: textformat.Block) -> None:
+        super().fill(block)
+        self.marks()[:] = self.gradients().reshape(len(self), -1).any(axis=1)
+
     def batch(self, i: Sequence[int]) -> Expression:
         """Rows as a mini-batch."""
         return leaf.lookup_batch(self, i)  # type: ignore[no-any-return]
@@ -275,11 +287,15 @@ class LookupParameters(Stored):
         raise TypeError(located("scalar_value: a lookup table is no scalar"))
 
 
-def rebuild(kind: type, name: str, dims: tuple[int, ...], values: np.ndarray, updated: bool) -> Stored:
-    """A parameter as it was pickled, or copied."""
+def rebuild(
+    kind: type, name: str, dims: tuple[int, ...], values: np.ndarray, updated: bool, gradients: np.ndarray | None
+) -> Stored:
+    """A parameter as it was pickled, or copied; of a table the gradients have the rows' marks behind them."""
     made: Stored = kind(name, dims)
     made.values()[:] = values
     made.set_updated(updated)
+    if gradients is not None:
+        space.single.g[made.start : made.start + made.extent] = gradients
     return made
 
 
@@ -387,6 +403,10 @@ class ParameterCollection:
         """All lookup tables in the order in which they were made, sub-collections included."""
         return [stored for stored in self.stored if isinstance(stored, LookupParameters)]
 
+    def in_file_order(self) -> list[Stored]:
+        """All dense parameters, then all lookup tables, as model files hold them."""
+        return [*self.parameters_list(), *self.lookup_parameters_list()]
+
     def parameter_count(self) -> int:
         """Total number of values."""
         return sum(stored.count for stored in self.stored)
@@ -419,7 +439,7 @@ class ParameterCollection:
         if name and (not name.startswith("/") or name == "/"):
             raise ValueError(located(f"save: needs a name that starts with / and is longer, got {name!r}"))
         prefix = (name.rstrip("/") + "/") if name else self.full_name
-        for stored in (*self.parameters_list(), *self.lookup_parameters_list()):
+        for stored in self.in_file_order():
             yield stored.block(prefix + stored.name()[len(self.full_name) :])
 
     def populate(self, fname: str, key: str = "") -> None:

@@ -124,7 +124,8 @@ class BiRNNBuilder:
                 f"BiRNNBuilder: needs 1 layer or more and an even hidden_dim, got {num_layers} and {hidden_dim}"
             ))  # fmt: skip
         self.model = model.add_subcollection("birnn")
-        self.spec = num_layers, input_dim, hidden_dim, rnn_builder_factory, builder_layers
+        self._spec = num_layers, input_dim, hidden_dim, rnn_builder_factory
+        self._has_own_layers = builder_layers is None
         self.builder_layers = list(builder_layers) if builder_layers is not None else [
             tuple(
                 rnn_builder_factory(1, hidden_dim if layer else input_dim, hidden_dim // 2, self.model)
@@ -142,6 +143,16 @@ class BiRNNBuilder:
         """A builder of the same sizes with parameters of its own."""
         layers, inputs, hidden, factory, builders = spec
         return cls(layers, inputs, hidden, model, factory, builders)
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """The constructor's arguments (but for the collection); for saving.
+
+        Raises TypeError for a builder that was made of `builder_layers`: these are saved one by one.
+        """
+        if not self._has_own_layers:
+            raise TypeError(located("save: needs the builders of a BiRNNBuilder with builder_layers one by one"))
+        return *self._spec, None
 
     def param_collection(self) -> ParameterCollection:
         """The builder's own sub-collection."""

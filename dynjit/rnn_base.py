@@ -236,6 +236,9 @@ class Builder:
         """The class's name."""
         return type(self).__name__
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_runs": {}}  # copies and pickles have nothing of a graph
+
     # ---- parameters ----
 
     def _add(self, *shapes: tuple[int, ...]) -> list[Parameters]:
@@ -274,6 +277,10 @@ class Builder:
     def param_collection(self) -> ParameterCollection:
         """The builder's own sub-collection."""
         return self.local_model
+
+    def outer_parameters(self) -> list[Parameters]:
+        """Its parameters outside of its own sub-collection: gains and biases of layer normalisation."""
+        return [p for layer in self._norms for p in layer]
 
     # ---- dropout ----
 

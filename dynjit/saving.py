@@ -1,7 +1,8 @@
 """`save` and `load` of lists of parameters and builders: DyNet's pair of files, basename.data and basename.meta.
 
 The data file holds the values (see textformat.py); the meta file one small pickle per object: ("Parameters", name),
-("LookupParameters", name) or (class, spec, prefix of its names).  Reading never runs what a pickle asks for: only the
+("LookupParameters", name) or (class, spec, prefix of its names).  What a builder has outside of its own collection
+(`outer_parameters`; DyNet loses it) is called PREFIX_outer/0, ....  Reading never runs what a pickle asks for: only the
 known builders resolve, and classes that the caller allows.
 """
 
@@ -10,12 +11,12 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dynjit import rnn, textformat, tree
 from dynjit.errors import ModelFileError, located
-from dynjit.parameters import LookupParameters, ParameterCollection, Parameters
+from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, Stored
 from dynjit.softmax_builders import StandardSoftmaxBuilder
 
 # softmax builders that read a file of clusters are not among them: a meta file would choose which file is opened
@@ -49,21 +50,32 @@ def save(basename: str | os.PathLike[str], objects: Iterable[Any]) -> None:
     """Writes parameters, lookup tables, builders, or objects with param_collection() and spec, to two files.
 
     Both files are written beside the old ones and replace them when they are complete.
-    Raises TypeError for what cannot be saved.
+    Raises TypeError for what cannot be saved, ValueError for two parameters of the same name.
     """
     basename = os.fspath(basename)
     if isinstance(objects, (Parameters, LookupParameters)) or hasattr(objects, "param_collection"):
         objects = [objects]
     descriptions: list[tuple[Any, ...]] = []
-    blocks: list[textformat.Block] = []
+    blocks: dict[str, textformat.Block] = {}
+    owners: dict[str, Stored] = {}
+
+    def add(stored: Stored, name: str) -> None:
+        if owners.setdefault(name, stored) is not stored:
+            raise ValueError(located(f"save: needs parameters of different names, got two of the name {name}"))
+        if name not in blocks:
+            blocks[name] = stored.block(name)
+
     for item in objects:
         if isinstance(item, (Parameters, LookupParameters)):
             descriptions.append((type(item).__name__, item.name()))
-            blocks.append(item.block())
+            add(item, item.name())
         elif hasattr(item, "param_collection") and hasattr(item, "spec"):
             collection = item.param_collection()
             descriptions.append((type(item), item.spec, collection.name()))
-            blocks.extend(collection.blocks())
+            for stored in collection.in_file_order():
+                add(stored, stored.name())
+            for k, stored in enumerate(outer(item)):
+                add(stored, f"{outer_prefix(collection.name())}{k}")
         else:
             raise TypeError(located(
                 "save: needs parameters, lookup tables or objects with param_collection() and spec, "
@@ -74,7 +86,7 @@ def save(basename: str | os.PathLike[str], objects: Iterable[Any]) -> None:
         pickle.dump(description, meta)
     with textformat.atomic_writer(os.path.realpath(basename + ".meta")) as file:  # appears when the data file has
         file.write(meta.getvalue())
-        textformat.write_blocks(basename + ".data", blocks)
+        textformat.write_blocks(basename + ".data", blocks.values())
 
 
 def load_generator(
@@ -89,7 +101,16 @@ def load_generator(
             yield LOADERS[kind](params, basename + ".data", rest[0])
         else:
             item = kind.from_spec(rest[0], params)
-            fill(item.param_collection(), [block for block in blocks if block.name.startswith(rest[1])], basename)
+            collection = item.param_collection()
+            fill(
+                collection.in_file_order(),
+                collection.name(),
+                [b for b in blocks if b.name.startswith(rest[1])],
+                basename,
+            )
+            prefix = outer_prefix(rest[1])
+            if others := [b for b in blocks if b.name.startswith(prefix)]:  # DyNet's files have none
+                fill(outer(item), f"{collection.name()} outside of it", others, basename)
             yield item
 
 
@@ -119,22 +140,27 @@ def checked(description: Any) -> tuple[Any, ...]:
     raise ValueError(f"{description!r:.200}")
 
 
-def fill(collection: ParameterCollection, blocks: list[textformat.Block], basename: str) -> None:
+def outer(builder: Any) -> list[Parameters]:
+    """The parameters of a builder outside of its collection."""
+    return builder.outer_parameters() if hasattr(builder, "outer_parameters") else []
+
+
+def outer_prefix(name: str) -> str:
+    """What their names in a file start with; no name that a user can give does, nor any in the collection."""
+    return name.rstrip("/") + "_outer/"
+
+
+def fill(stored: Sequence[Stored], name: str, blocks: list[textformat.Block], basename: str) -> None:
     """Gives the parameters of a new builder the values of their blocks, in order."""
-    stored = [*collection.parameters_list(), *collection.lookup_parameters_list()]
     if len(stored) != len(blocks):
-        raise ModelFileError(
-            f"{basename}.data: {len(blocks)} blocks for {len(stored)} parameters of {collection.name()}"
-        )
+        raise ModelFileError(f"{basename}.data: {len(blocks)} blocks for {len(stored)} parameters of {name}")
     for item, block in zip(stored, blocks):
         item.check_fits(block)
     for item, block in zip(stored, blocks):
         item.fill(block)
 
 
-def load(
-    basename: str | os.PathLike[str], params: ParameterCollection, allowed: tuple[type, ...] = ()
-) -> list[Any]:
+def load(basename: str | os.PathLike[str], params: ParameterCollection, allowed: tuple[type, ...] = ()) -> list[Any]:
     """The objects that `save` wrote, in order, their parameters new ones of the collection `params`.
 
     allowed: classes of the user's own that the file may name (each with from_spec(spec, collection)).

@@ -48,6 +48,9 @@ class SoftmaxBuilder:
         self._constants: dict[int, tuple[Any, Any]] = {}
         self._version = -1
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_constants": {}, "_version": -1}  # copies and pickles have nothing of a graph
+
     def whoami(self) -> str:
         """The class's name."""
         return type(self).__name__

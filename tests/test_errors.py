@@ -152,8 +152,9 @@ def test_too_many_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- every raise has a test ------------------------------------------------------------------------------------------
 
-CORE = ("graph", "parameters", "initializers", "trainers", "saving", "gradcheck", "shape", "op", "memory", "kernels",
-        "arena", "errors", "cli", "jit", "plan", "cpu", "frontend", "calls")  # fmt: skip
+CORE = ("graph", "parameters", "initializers", "averages", "trainer_state", "trainer_base", "trainers", "saving",
+        "gradcheck", "shape", "op", "memory", "kernels", "arena", "errors", "cli", "jit", "plan", "cpu", "frontend",
+        "calls")  # fmt: skip
 WINDOW = 18  # letters in a row of a message that a test must have
 SIMPLE = re.compile(r"[^a-z0-9]+")
 
