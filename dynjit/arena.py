@@ -133,6 +133,8 @@ class Space:
 
     def take_parameters(self, count: int) -> int:
         """Offset of `count` zeroed elements."""
+        if self.executor is not None:
+            self.executor.all_to_host()
         count = -(-count // 16) * 16
         fitting = [(size, start) for start, size in self.free_parameters if size >= count]
         if fitting:  # the smallest that fits, so that a model made again and again gets the same place

@@ -300,6 +300,34 @@ def program_ptx(pairs: Iterable[int], capability: tuple[int, int]) -> str:
     return stored_ptx(program_path(pairs, capability), make)
 
 
+class Unit(NamedTuple):
+    """The kernel of one operator, forward and gradients, as something to be compiled ahead."""
+
+    operator: op.Operator
+    capability: tuple[int, int]
+
+    @property
+    def pairs(self) -> list[int]:
+        return [pair for pair in all_pairs() if pair // op.SLOTS == self.operator.code]
+
+    def is_cached(self) -> bool:
+        """Whether the cache folder holds its PTX; compiles nothing."""
+        path = program_path(self.pairs, self.capability)
+        return path is not None and path.exists()
+
+    def prepare(self) -> None:
+        """Compiles it, if the cache does not hold it."""
+        program_ptx(self.pairs, self.capability)
+
+
+def units(capabilities: Iterable[tuple[int, int]]) -> dict[str, Unit]:
+    """The kernels of all operators, by name."""
+    return {
+        f"cuda_{major}_{minor}_{operator.name}": Unit(operator, (major, minor))
+        for major, minor in capabilities for operator in op.operators if operator.forward
+    }  # fmt: skip
+
+
 def entry_name(ptx: str) -> str:
     """The name of the kernel in a PTX text."""
     found = re.search(r"\.entry\s+(\w+)", ptx)

@@ -213,6 +213,11 @@ class Executor:
             found.allocate(self.room[0])
         return found
 
+    def all_to_host(self) -> None:
+        """Makes all that belongs to parameters right on the host, and free to be changed there."""
+        for buffer in self.buffers():
+            self.to_host(buffer)
+
     # ---- running ----
 
     def forward(self, graph: Any, inputs_end: int) -> None:

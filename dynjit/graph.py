@@ -315,19 +315,26 @@ class ComputationGraph(NodesByNumber):
         if executor is not None:
             executor.fetch(self, executor.gradients if gradient else executor.values, start, size)
 
+    def _forget_overwritten(self) -> bool:
+        """Drops all results if some have been overwritten, and overwrites none from now on; says whether it did."""
+        header = self.header
+        header["overwriting"] = 0
+        if not header["overwritten"]:
+            return False
+        header["overwritten"] = 0
+        nodes = self.nodes[: int(header["node_count"])]
+        nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
+        self._drop_plan()
+        return True
+
     def keep_results(self) -> None:
         """Computes all again, from now on with a place for each result: gradients of all nodes are then at hand.
 
         The gradients of parameters stay as they are.
         """
         header = self.header
-        header["overwriting"] = 0
-        if not header["overwritten"]:
+        if not self._forget_overwritten():
             return
-        header["overwritten"] = 0
-        nodes = self.nodes[: int(header["node_count"])]
-        nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
-        self._drop_plan()
         self.evaluate([self.backward_from])
         kept = space.single.g[: space.parameter_top].copy()
         cpu.start_backward.call(self.address, self.backward_from, int(header["full"]))
@@ -360,6 +367,16 @@ def use(graph: ComputationGraph) -> None:
     global current
     current = graph
     frontend.use(graph.storage)
+
+
+def use_executor(executor: Any) -> None:
+    """Lets an executor of gpu.py compute all graphs; None: the CPU.  Values and parameters move along."""
+    if space.executor is not None:
+        space.executor.save()
+    space.executor = executor
+    for graph in ComputationGraph.living.values():
+        if "storage" in vars(graph):
+            graph._forget_overwritten()
 
 
 def set_autobatch(value: int) -> None:

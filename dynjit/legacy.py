@@ -96,7 +96,7 @@ class DeviceInfo:
         return f"DeviceInfo({self.name!r}, {self.id}, {self.type})"
 
 
-DEVICES = (DeviceInfo(b"CPU", 0, -1),)
+DEVICES = [DeviceInfo(b"CPU", 0, -1)]  # those that compute; a GPU is added when it is chosen
 
 
 def available_devices() -> list[bytes]:
