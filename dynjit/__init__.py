@@ -13,6 +13,7 @@ from dynjit.graph import no_grad
 from dynjit.ops.softmax import sparsemax_loss
 from dynjit.rnn import RNNBuilder
 from dynjit.softmax_builders import HierarchicalSoftmaxBuilder
+from dynjit.threads import set_threads
 from dynjit.trainers import EGTrainer
 from dynjit.tree import (
     BidirectionalTreeLSTMBuilder,
@@ -28,7 +29,7 @@ __all__ = [
     "BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "EGTrainer", "GradientError",
     "HierarchicalSoftmaxBuilder", "ModelFileError", "MovingAverage", "NaryTreeLSTMBuilder", "NoCudaError", "RNNBuilder",
     "ShapeError", "StaleExpressionError", "TreeBuilder", "TreeState", "UnidirectionalTreeLSTMBuilder", "errors",
-    "gradcheck", "new_graph", "no_grad", "sparsemax_loss",
+    "gradcheck", "new_graph", "no_grad", "set_threads", "sparsemax_loss",
 ]  # fmt: skip
 __all__ += dynet.__all__
 

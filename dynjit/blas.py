@@ -7,9 +7,10 @@ In a compiled function, with `beta` 0 (C is only written) or 1 (the product is a
     gemm_nt(a, b, c, m, n, k, beta)    C (m, n) = beta C + A B',  B (n, k)         dW += dY X'
 
 Windows are all float32 or all float64; they must not overlap.  The work is done by routines that are compiled once per
-type and shared by all callers: `columns` adds up columns of A times numbers of B, `dots` makes dot products.  A tile
-of C stays in vector registers throughout; its loop is written here in LLVM's language, since compilers share out
-registers less well.  Dynamic networks multiply by few columns, for which a BLAS that first copies its matrices is slow.
+type and shared by all callers: `columns` adds up columns of A times numbers of B, `dots` makes dot products.  They
+divide a large product among threads.  A tile of C stays in vector registers throughout; its loop is written here in
+LLVM's language, since compilers share out registers less well.  Dynamic networks multiply by few columns, for which a
+BLAS that first copies its matrices is slow.
 """
 
 import _thread
@@ -25,6 +26,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from dynjit.jit import add_symbol, entry
+from dynjit.threads import MOST, share, thread_count
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 OPTIONS = {"error_model": "numpy"}
@@ -37,6 +39,8 @@ PACKED_DEEP, PACKED_WIDE, PACKED_DEPTH = 64, 128, 128
 DEPTH = 512
 # A' B with k at most 32, and n at least 8 and k: dot products would hardly fill a vector, so A is transposed
 SHORT, WIDE = 32, 8
+# a product of so many multiplications (a few microseconds) is divided among threads, into so many columns or rows each
+LARGE, COLUMNS, ROWS = 400_000, 6, 16
 
 
 # ---- vector instructions ---------------------------------------------------------------------------------------------
@@ -208,14 +212,16 @@ def tiles(label, shapes, count, write):
 class Routine:
     """A compiled function, which other compiled code calls through a slot of memory known by name.
 
-    Its one argument is the address of its `count` int64 numbers: more than six would not fit in registers.
+    Its arguments are the address of `count` int64 numbers, since more than six would not fit in registers, and -1; or
+    the address of many such blocks, and which one it is to take.
     The slot first holds a Python function, which compiles the routine (or loads it from the cache) into the slot.
     """
 
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
 
-    def __init__(self, make, real, count):
-        self.make, self.real, self.count, self.name = make, real, count, f"dynjit_{make.__name__}_{real}"
+    def __init__(self, make, divide, real, count):
+        self.make, self.divide, self.real, self.count = make, divide, real, count
+        self.name = f"dynjit_{make.__name__}_{real}"
         self.resolver = self.prototype(self.first_call)
         self.slot = ctypes.c_int64(ctypes.cast(self.resolver, ctypes.c_void_p).value or 0)
         add_symbol(self.name, ctypes.addressof(self.slot))
@@ -223,17 +229,29 @@ class Routine:
     @functools.cached_property
     def compiled(self):
         run, unpack = register_jitable(**OPTIONS)(self.make(self.real)), unpack_numbers(self.count)
+        divide, own_address = register_jitable(**OPTIONS)(self.divide(self.real)), address_in(self.name)
+        space, count = scratch(I64, MOST * self.count), self.count
 
-        def routine(address):
-            run(*unpack(address))
+        def routine(address, part):
+            if part >= 0:
+                run(*unpack(address + 8 * count * part))
+                return
+            numbers = unpack(address)
+            parts, blocks = 1, space()
+            if thread_count() > 1:
+                parts = divide(blocks, thread_count(), *numbers)
+            if parts == 1:
+                run(*numbers)
+            else:
+                share(own_address(), blocks, 0, parts)
 
         routine.__qualname__ = self.name  # a key of the cache; the closure is none
-        return entry("void(int64)")(routine)
+        return entry("void(int64, int64)")(routine)
 
     def prepare(self):
         self.slot.value = self.compiled.address
 
-    def first_call(self, address):
+    def first_call(self, address, part):
         try:
             self.prepare()
         except KeyboardInterrupt:  # the caller is no Python code: it can be interrupted, but not raise
@@ -242,7 +260,33 @@ class Routine:
         except BaseException:
             traceback.print_exc()
             os.abort()  # to return would leave the product undefined, with no error
-        self.prototype(self.slot.value)(address)
+        self.prototype(self.slot.value)(address, part)
+
+
+def address_in(name):
+    """An intrinsic that gives the address of the routine in a slot."""
+
+    @intrinsic
+    def address(typingctx):
+        def codegen(context, builder, signature, args):
+            return builder.load(slot_of(builder, name))
+
+        return types.int64(), codegen
+
+    return address
+
+
+@intrinsic
+def write_block(typingctx, address, numbers):
+    """Writes int64 numbers to an address."""
+
+    def codegen(context, builder, signature, args):
+        first = builder.inttoptr(args[0], I64.as_pointer())
+        for i, number in enumerate(cgutils.unpack_tuple(builder, args[1])):
+            builder.store(number, builder.gep(first, [I64(i)]))
+        return context.get_dummy_value()
+
+    return types.void(address, numbers), codegen
 
 
 def unpack_numbers(count):
@@ -280,8 +324,8 @@ def write_call(builder, slot, numbers):
     block = stack(builder, ir.ArrayType(I64, len(numbers)))
     for i, number in enumerate(numbers):
         builder.store(number, builder.gep(block, [I64(0), I64(i)]))
-    kind = ir.FunctionType(ir.VoidType(), [I64])
-    builder.call(builder.inttoptr(builder.load(slot), kind.as_pointer()), [builder.ptrtoint(block, I64)])
+    kind = ir.FunctionType(ir.VoidType(), [I64, I64])
+    builder.call(builder.inttoptr(builder.load(slot), kind.as_pointer()), [builder.ptrtoint(block, I64), I64(-1)])
 
 
 def scratch(element, count):
@@ -314,9 +358,70 @@ def copy_vector(element, lanes):
 
 
 @register_jitable(**OPTIONS)
-def share(count, parts):
+def portion(count, parts):
     """The next of some about equal parts; 1 part is the usual case, and a division costs more than a small product."""
     return count if parts == 1 else (count + parts - 1) // parts
+
+
+# ---- dividing a product among threads --------------------------------------------------------------------------------
+
+
+@register_jitable(**OPTIONS)
+def parts_of(threads, m, n, k, along, unit):
+    """Into how many parts a product is divided `along` rows or columns, by whole units of them; 1: not at all."""
+    if m * n * k < LARGE:
+        return 1
+    return max(1, min(threads, along // unit))
+
+
+@register_jitable(**OPTIONS)
+def start_of(part, parts, along, unit):
+    """Where a part begins."""
+    return along if part == parts else (along // unit * part // parts) * unit
+
+
+def divide_columns(real):
+    """Parts of a product for `columns`: columns of C, or rows if it has few columns."""
+    size = element_of(real)[1]
+    panel = 4 * target()[0] // size
+
+    def divide(blocks, threads, a, lda, b, b_row, b_column, c, ldc, m, n, k, beta):
+        by_columns = parts_of(threads, m, n, k, n, COLUMNS)
+        parts = max(by_columns, parts_of(threads, m, n, k, m, panel))
+        for part in range(parts if parts > 1 else 0):
+            if parts == by_columns:
+                first, stop = start_of(part, parts, n, COLUMNS), start_of(part + 1, parts, n, COLUMNS)
+                from_b, from_c = b + size * first * b_column, c + size * first * ldc
+                own = (a, lda, from_b, b_row, b_column, from_c, ldc, m, stop - first, k, beta)
+            else:
+                first, stop = start_of(part, parts, m, panel), start_of(part + 1, parts, m, panel)
+                own = (a + size * first, lda, b, b_row, b_column, c + size * first, ldc, stop - first, n, k, beta)
+            write_block(blocks + 8 * 11 * part, own)
+        return parts
+
+    return divide
+
+
+def divide_dots(real):
+    """Parts of a product for `dots`: columns of C, or rows if it has one column (more would lie apart)."""
+    size = element_of(real)[1]
+
+    def divide(blocks, threads, a, b, c, m, n, k, beta):
+        parts = parts_of(threads, m, n, k, n, COLUMNS)
+        rows = parts == 1 and n == 1
+        if rows:
+            parts = parts_of(threads, m, n, k, m, ROWS)
+        for part in range(parts if parts > 1 else 0):
+            if rows:
+                first, stop = start_of(part, parts, m, ROWS), start_of(part + 1, parts, m, ROWS)
+                own = (a + size * first * k, b, c + size * first, stop - first, n, k, beta)
+            else:
+                first, stop = start_of(part, parts, n, COLUMNS), start_of(part + 1, parts, n, COLUMNS)
+                own = (a, b + size * first * k, c + size * first * m, m, stop - first, k, beta)
+            write_block(blocks + 8 * 7 * part, own)
+        return parts
+
+    return divide
 
 
 # ---- columns: sums of columns of A -----------------------------------------------------------------------------------
@@ -380,7 +485,7 @@ def columns(real):
 
     def run(a, lda, b, b_row, b_column, c, ldc, m, n, k, beta):
         vectors = (m + lanes - 1) // lanes
-        in_tiles = share(n, wide) if n > wide else 1
+        in_tiles = portion(n, wide) if n > wide else 1
         is_packed = has_masks and n >= PACKED_WIDE and k > PACKED_DEEP
         at_a_time = PACKED_DEPTH if is_packed else max(k, 1)
         chunk = high  # vectors of rows that meet all columns of B before the next
@@ -400,13 +505,13 @@ def columns(real):
                         for r in range(0, rows, lanes):
                             copy(packed + size * (d * panel + r), from_a + size * (d * lda + r), rows - r)
                     from_a, step_a = packed, panel
-                panels = share(stop - start, high) if stop - start > high else 1
+                panels = portion(stop - start, high) if stop - start > high else 1
                 j = 0
                 for t in range(in_tiles):
-                    across = share(n - j, in_tiles - t)
+                    across = portion(n - j, in_tiles - t)
                     i = start
                     for p in range(panels):
-                        down = share(stop - i, panels - p)
+                        down = portion(stop - i, panels - p)
                         last = min(lanes, m - (i + down - 1) * lanes)
                         numbers = (
                             c + size * (i * lanes + j * ldc), ldc, from_a + size * (i - start) * lanes, step_a,
@@ -497,7 +602,7 @@ def dots(real):
     tile = tiles("tile", shapes, 8, dot_tile(element, lanes))
 
     def run(a, b, c, m, n, k, beta):
-        in_tiles = share(n, wide) if n > wide else 1
+        in_tiles = portion(n, wide) if n > wide else 1
         for first in range(0, max(k, 1), DEPTH):
             depth = min(DEPTH, k - first)
             add = beta if first == 0 else 1
@@ -509,7 +614,7 @@ def dots(real):
                     down = high if m - i >= high else 1
                     j = start
                     for t in range(done, stop):
-                        across = share(n - j, in_tiles - t)
+                        across = portion(n - j, in_tiles - t)
                         part_a, part_b = a + size * (i * k + first), b + size * (j * k + first)
                         tile(down, across, (c + size * (i + j * m), m, part_a, k, part_b, k, depth, add))
                         j += across
@@ -551,7 +656,11 @@ def transposing(real):
 ROUTINES = {
     routine.name: routine
     for real in (types.float32, types.float64)
-    for routine in (Routine(columns, real, 11), Routine(dots, real, 7), Routine(transposing, real, 7))
+    for routine in (
+        Routine(columns, divide_columns, real, 11),
+        Routine(dots, divide_dots, real, 7),
+        Routine(transposing, divide_dots, real, 7),
+    )
 }
 
 

@@ -22,9 +22,10 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
-from dynjit.calls import has_stacked, is_shared
+from dynjit.calls import has_stacked, is_shared, np_int
 from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
-from dynjit.op import IN_PLACE, LEAF, LIST, SLOTS
+from dynjit.op import IN_PLACE, LEAF, LIST, SLOTS, WHOLE_BATCH
+from dynjit.threads import large, share, thread_count
 
 
 @helper
@@ -63,6 +64,82 @@ def rerun(context):  # type: ignore[no-untyped-def]
     return 0
 
 
+# ---- parts of calls --------------------------------------------------------------------------------------------------
+
+
+@helper
+def moves(h, call, k, units):  # type: ignore[no-untyped-def]
+    """Whether operand k of a call is another one for each of its units: nodes of a group, or items of a mini-batch."""
+    batch = int64s(h.arguments)[call.args + call.arity + k]
+    if call.count == 1:
+        return batch == units
+    key = signatures_at(h.signatures)[call.signature].key
+    return batch == shapes_at(h.shapes)[int64s(h.pool)[key + 2 + k]].batch * units
+
+
+@helper
+def cut(h, index, target, args, units, first, stop):  # type: ignore[no-untyped-def]
+    """Makes call `target` the part of call `index` that has its units from `first` to `stop`."""
+    calls, arguments = calls_at(h.calls), int64s(h.arguments)
+    call, part = calls[index], calls[target]
+    q = signatures_at(h.signatures)[call.signature]
+    own = call.batch // units  # mini-batch items of a unit
+    part.signature = call.signature
+    part.arity = call.arity
+    part.j = call.j
+    part.deferred = -1
+    part.y = call.y + first * own * q.item
+    part.args = args
+    part.batch = (stop - first) * own
+    part.scratch = call.scratch + first * own * (q.scratch // q.batch)
+    part.ids = call.ids + first * own * (q.ids > 0)
+    part.floats = call.floats
+    part.first = call.first + (first if call.count > 1 else 0)
+    part.count = stop - first if call.count > 1 else 1
+    part.takes = call.takes
+    for k in range(call.arity):
+        batch = arguments[call.args + call.arity + k]
+        shape = shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + k]]
+        moving = moves(h, call, k, units)
+        arguments[args + k] = arguments[call.args + k] + (first * (batch // units) * shape.item if moving else 0)
+        arguments[args + call.arity + k] = batch // units * (stop - first) if moving else batch
+
+
+@helper
+def units_of(h, call, k):  # type: ignore[no-untyped-def]
+    """Into how many units a call may be cut, in forward (k is -1) or for the gradient of operand k."""
+    q = signatures_at(h.signatures)[call.signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.shared or (call.count == 1 and operator.flags & WHOLE_BATCH):
+        return 1  # products are divided inside
+    units = np_int(call.count) if call.count > 1 else call.batch
+    size = q.item * call.batch
+    for other in range(call.arity):
+        batch = int64s(h.arguments)[call.args + call.arity + other]
+        size = max(size, batch * shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + other]].item)
+        if not moves(h, call, other, units) and (other == k or (call.count == 1 and batch > 1)):
+            return 1
+    return units if size >= large() else 1
+
+
+@helper
+def run_kernel(h, context, index, address, k):  # type: ignore[no-untyped-def]
+    """Runs a kernel over a call; a large one in parts, by several threads."""
+    call = calls_at(h.calls)[index]
+    units = units_of(h, call, k) if thread_count() > 1 else 1
+    parts = min(units, thread_count())
+    if parts == 1:
+        call_kernel(address, context, index)
+        return
+    for part in range(parts):
+        first, stop = units * part // parts, units * (part + 1) // parts
+        cut(h, index, h.call_count + part, h.argument_count + 2 * call.arity * part, units, first, stop)
+    share(address, context, h.call_count, parts)
+
+
+# ---- forward ---------------------------------------------------------------------------------------------------------
+
+
 @external("int64(int64)")
 def forward(context):  # type: ignore[no-untyped-def]
     """Runs the calls that have not run yet."""
@@ -88,7 +165,7 @@ def run_calls(context):  # type: ignore[no-untyped-def]
             address = kernels[code * SLOTS]
             if address == 0:
                 return code
-            call_kernel(address, context, h.calls_done)
+            run_kernel(h, context, h.calls_done, address, -1)
         h.calls_done += 1
     return -1
 
@@ -170,42 +247,24 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
             address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
             if address != 1:
                 call.j = k
-                call_kernel(address, context, index)
+                run_kernel(h, context, index, address, k)
     if call.takes >= 0 and kernels[q.op * SLOTS + IN_PLACE] != 1:  # the last, for the others read dy
-        call_kernel(kernels[q.op * SLOTS + IN_PLACE], context, index)
+        run_kernel(h, context, index, kernels[q.op * SLOTS + IN_PLACE], call.takes)
 
 
 @helper
 def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
     """As `differentiate`, for the nodes of a call that the target depends on, one by one."""
-    order, work, arguments = int32s(h.order), works_at(h.work), int64s(h.arguments)
-    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
-    call = calls_at(h.calls)[index]
-    q = signatures_at(h.signatures)[call.signature]
-    y, scratch, ids, batch, start, deferred = call.y, call.scratch, call.ids, call.batch, call.args, call.deferred
-    call.deferred = -1
-    call.args = h.argument_count
-    call.batch = q.batch
+    order, work, call, own = int32s(h.order), works_at(h.work), calls_at(h.calls)[index], np_int(h.call_count)
     for i in range(call.count):
         number = order[call.first + i]
-        if work[number].reached != h.reach:
-            continue
-        call.y = y + i * q.size
-        call.scratch = scratch + i * q.scratch
-        call.ids = ids + i * q.ids
-        for k in range(call.arity):
-            own = shapes[pool[q.key + 2 + k]].batch
-            moves = arguments[start + call.arity + k] == own * call.count and call.count > 1
-            step = shapes[pool[q.key + 2 + k]].item * own if moves else 0
-            arguments[call.args + k] = arguments[start + k] + i * step
-            arguments[call.args + call.arity + k] = own
-        differentiate(h, context, index, number)
-    call.y = y
-    call.scratch = scratch
-    call.ids = ids
-    call.batch = batch
-    call.args = start
-    call.deferred = deferred
+        if work[number].reached == h.reach:
+            cut(h, index, own, h.argument_count, call.count, i, i + 1)
+            h.call_count += 1  # in use, for a part of it may be shared among threads
+            h.argument_count += 2 * call.arity
+            differentiate(h, context, own, number)
+            h.call_count -= 1
+            h.argument_count -= 2 * call.arity
 
 
 @entry("int64(int64)")

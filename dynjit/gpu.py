@@ -182,6 +182,14 @@ class Executor:
             at = self.room[0] + start - int(graph.header["value_base"])
             buffer.host[start : start + count] = buffer.download(at, count)
 
+    def address(self, graph: Any, start: int) -> int:
+        """Where the value at an offset lies on the device; 0 if it is not there."""
+        if start < space.parameter_end:
+            return self.values.address + 4 * start
+        if not self.is_resident(graph) or start >= self.mark:
+            return 0
+        return self.values.address + 4 * (self.room[0] + start - int(graph.header["value_base"]))
+
     def send(self, graph: Any, start: int, count: int) -> None:
         """Brings changed inputs to the device, if they are there already."""
         if self.is_resident(graph) and start < self.mark:

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import cpu, frontend, kernels, op, plan
+from dynjit import cpu, frontend, kernels, op, plan, threads
 from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
 from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, layout, leaf, linear, unary
 from dynjit.shape import Shape, shapes
-from dynjit.tensor import Tensor
+from dynjit.tensor import DeviceTensor, Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
 Native: Any = None
@@ -54,6 +54,7 @@ class ComputationGraph(NodesByNumber):
     def storage(self) -> Storage:
         """The arrays, made for the first node (a jitclass costs half a second per process)."""
         made = Storage()
+        threads.start()
         made.header["version"], made.header["autobatch"] = self._version, settings["autobatch"]
         if self is current:
             frontend.use(made)
@@ -466,7 +467,11 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
     __array_ufunc__ = None  # numpy's numbers leave operators to the expression
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
-        """The value as a Tensor, which can be searched and sampled from."""
+        """The value as a Tensor, which can be searched and sampled from; on a GPU it stays there until it is read."""
+        if space.executor is not None:
+            graph, number = self._place()
+            graph.evaluate([number], recalculate)
+            return DeviceTensor(graph, number)
         window, shape = self._value(recalculate)
         return Tensor(natural(window, shape), shape.batch > 1)
 

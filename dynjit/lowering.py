@@ -34,10 +34,10 @@ from dynjit.arena import (
     works_at,
 )
 from dynjit.calls import has_stacked, is_shared
-from dynjit.cpu import mark_reached, needs_gradient
+from dynjit.cpu import cut, mark_reached, needs_gradient
 from dynjit.jit import entry, helper
 from dynjit.memory import reserve
-from dynjit.op import LEAF, LIST, SLOTS, VIEW
+from dynjit.op import LEAF, LIST, SLOTS, VIEW, WHOLE_BATCH
 
 FIRST = 1  # p[0] counts the blocks at a barrier
 MOST_PARTS = 1024
@@ -130,7 +130,8 @@ def work_of(h, s, q, call, arguments, kind, slot, j):  # type: ignore[no-untyped
     if kind == ck.SERIAL:
         return 1, 1
     if kind == ck.ITEMS:
-        units = call.batch if all_divide(h, q, call, arguments, slot) else 1
+        is_whole = operators_at(h.operators)[q.op].flags & WHOLE_BATCH
+        units = call.batch if not is_whole and all_divide(h, q, call, arguments, slot) else 1
         return units, units
     rows, columns = q.rows, q.cols * call.batch
     if slot > 0:
@@ -299,8 +300,11 @@ def place(h, s, number):  # type: ignore[no-untyped-def]
 
 
 @helper
-def differentiate(h, s, index, first, count):  # type: ignore[no-untyped-def]
-    """Appends the gradients of a call's operands; the call's nodes are order[first : first + count]."""
+def differentiate(h, s, index, whole, first, count):  # type: ignore[no-untyped-def]
+    """Appends the gradients of a call's operands; its nodes are order[first : first + count].
+
+    whole: the call of which it is a part, and in front of which operands are copied together.
+    """
     nodes, args, order, calls = nodes_at(h.nodes), int32s(h.args), int32s(h.order), calls_at(h.calls)
     signatures, operators = signatures_at(h.signatures), operators_at(h.operators)
     written, gathered = int64s(s.written), int64s(s.gathered)
@@ -324,12 +328,12 @@ def differentiate(h, s, index, first, count):  # type: ignore[no-untyped-def]
         if int8s(s.kinds)[pair] == ck.NONE:
             continue
         level = ready + 1
-        copy = index - 1
-        while copy >= 0 and calls[copy].signature == GATHER and calls[copy].first == call.first:
+        copy = whole - 1
+        while copy >= 0 and calls[copy].signature == GATHER and calls[copy].first == calls[whole].first:
             if calls[copy].j == k:
                 break
             copy -= 1
-        if copy >= 0 and calls[copy].signature == GATHER and calls[copy].first == call.first:
+        if copy >= 0 and calls[copy].signature == GATHER and calls[copy].first == calls[whole].first:
             gathered[copy] = max(gathered[copy], level)
         else:
             for i in range(first, first + count):
@@ -342,33 +346,11 @@ def differentiate(h, s, index, first, count):  # type: ignore[no-untyped-def]
 @helper
 def differentiate_some(h, s, index):  # type: ignore[no-untyped-def]
     """As `differentiate`, for the nodes of a call that the target depends on, one by one."""
-    order, work, arguments = int32s(h.order), works_at(h.work), int64s(h.arguments)
-    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
-    call = calls_at(h.calls)[index]
-    q = signatures_at(h.signatures)[call.signature]
-    y, scratch, ids, batch, start, deferred = call.y, call.scratch, call.ids, call.batch, call.args, call.deferred
-    call.deferred = -1
-    call.args = h.argument_count
-    call.batch = q.batch
+    order, work, call = int32s(h.order), works_at(h.work), calls_at(h.calls)[index]
     for i in range(call.count):
-        if work[order[call.first + i]].reached != h.reach:
-            continue
-        call.y = y + i * q.size
-        call.scratch = scratch + i * q.scratch
-        call.ids = ids + i * q.ids
-        for k in range(call.arity):
-            own = shapes[pool[q.key + 2 + k]].batch
-            moves = arguments[start + call.arity + k] == own * call.count and call.count > 1
-            step = shapes[pool[q.key + 2 + k]].item * own if moves else 0
-            arguments[call.args + k] = arguments[start + k] + i * step
-            arguments[call.args + call.arity + k] = own
-        differentiate(h, s, index, call.first + i, 1)
-    call.y = y
-    call.scratch = scratch
-    call.ids = ids
-    call.batch = batch
-    call.args = start
-    call.deferred = deferred
+        if work[order[call.first + i]].reached == h.reach:
+            cut(h, index, h.call_count, h.argument_count, call.count, i, i + 1)
+            differentiate(h, s, h.call_count, index, call.first + i, 1)
 
 
 @helper
@@ -442,7 +424,7 @@ def lower_backward(context, state, target, full):  # type: ignore[no-untyped-def
         # as on the CPU, a product takes all its members
         shared = operators_at(h.operators)[signatures[call.signature].op].shared
         if hits == call.count or (call.deferred >= 0 and has_stacked(shared, call.arity)):
-            differentiate(h, s, index, call.first, call.count)
+            differentiate(h, s, index, index, call.first, call.count)
         else:
             differentiate_some(h, s, index)
     add_deferred(h, s)

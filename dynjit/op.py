@@ -26,7 +26,7 @@ SLOTS = 8  # addresses per operator in the kernel table: forward, one per differ
 IN_PLACE = SLOTS - 1
 
 OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("overwrites", "i8")])
-NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM, KEEPS_RESULT = 1, 2, 4, 8, 16, 32, 64  # flags
+NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM, KEEPS_RESULT, WHOLE_BATCH = 1, 2, 4, 8, 16, 32, 64, 128  # flags
 
 SIGNATURE = np.dtype(
     [
@@ -71,6 +71,7 @@ class Operator:
     keeps_result: bool
     overwrites: tuple[int, ...]
     in_place: Callable | None
+    whole_batch: bool
     reference: Callable | None
     cases: tuple[Case, ...]
     view: bool
@@ -128,6 +129,7 @@ def define(
     keeps_result: bool = True,
     overwrites: tuple[int, ...] = (),
     in_place: Callable | None = None,
+    whole_batch: bool = False,
     reference: Callable | None = None,
     cases: tuple[Case, ...] = (),
     view: bool = False,
@@ -145,12 +147,13 @@ def define(
     overwrites: operands whose place the result may take: element i depends on their element i only, and no backward
         kernel reads them.
     in_place: the backward kernel for that: it turns dy into the operand's gradient where it lies; None: they are equal.
+    whole_batch: the kernels must see all items of a mini-batch, for these do not go each to an item of the result.
     view: the result is the operand's memory under another shape; no kernels.
     leaf: made by dynjit itself, with a value in place.
     """
     module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
     made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, keeps_result,
-                    overwrites, in_place, reference, cases, view, leaf, module)  # fmt: skip
+                    overwrites, in_place, whole_batch, reference, cases, view, leaf, module)  # fmt: skip
     made.code = len(operators)
     operators.append(made)
     takes = names_of(forward)
@@ -164,6 +167,7 @@ def define(
         | (LIST if made.is_list else 0)
         | (RANDOM if "r" in params else 0)
         | (KEEPS_RESULT if keeps_result and any(backward) else 0)
+        | (WHOLE_BATCH if whole_batch else 0)
     )
     TABLE[made.code] = shared, stepped, flags, params.count("f"), sum(1 << k for k in overwrites)
     return made

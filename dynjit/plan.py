@@ -5,8 +5,8 @@ the keys that have ready nodes the one whose nodes are on average farthest from 
 that nothing waits for (losses, output layers) gather until all of them are ready.
 
 A result that one node alone needs, and no gradient, lies where that node may put its own: W x in b + W x, and that in
-its tanh.  Such a node *takes* its operand's place; the operand has no value any more, and is computed anew if it is asked
-for.  Less memory is less time: a step of a network is mostly reading and writing results.
+its tanh.  Such a node *takes* its operand's place; the operand has no value any more, and is computed anew if it is
+asked for.  Less memory is less time: a step of a network is mostly reading and writing results.
 """
 
 from __future__ import annotations

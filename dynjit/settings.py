@@ -10,6 +10,17 @@ QUIET = bool(os.environ.get("DYNJIT_QUIET"))
 DEVICE = os.environ.get("DYNJIT_DEVICE", "")
 
 
+def threads() -> int:
+    """How many threads compute: DYNJIT_THREADS, else as many as the process has processors."""
+    given = os.environ.get("DYNJIT_THREADS", "")
+    if given:
+        if not given.isdecimal() or not 1 <= int(given) <= 64:
+            raise ValueError(f"DYNJIT_THREADS: needs a number from 1 to 64, got {given!r}")
+        return int(given)
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, 64)
+
+
 def cache_candidates() -> list[Path]:
     """Folders for the compile cache, in the order in which they are tried."""
     own = os.environ.get("DYNJIT_CACHE_DIR")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("DYNJIT_THREADS", "1")  # tests run side by side
+
 import dynjit as dy
 from dynjit import graph, initializers, parameters
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import cpu, graph, initializers, op
+from dynjit import cpu, graph, initializers, op, threads
 from dynjit.gradcheck import WideGraph, check_nodes
 from dynjit.ops import leaf
 from dynjit.shape import Shape
@@ -198,6 +199,38 @@ def test_taken_places_change_nothing(operator: op.Operator, case: op.Case) -> No
     for taken, kept in zip(*found, strict=True):
         scale = max(1.0, float(np.abs(kept[np.isfinite(kept)]).max(initial=0)))
         np.testing.assert_allclose(taken, kept, rtol=2e-6, atol=2e-6 * scale)
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Three threads, between which each call is cut that can be."""
+    threads.set_threads(3)
+    threads.pool[threads.LARGE], before = 1, threads.pool[threads.LARGE]
+    yield
+    threads.pool[threads.LARGE] = before
+    threads.set_threads(1)
+
+
+@pytest.mark.parametrize(("operator", "case"), TABLE)
+def test_threads_change_nothing(operator: op.Operator, case: op.Case, three_threads: None) -> None:
+    for copies in (1, 20):  # alone, and in a group
+        found = []
+        for count in (3, 1):
+            threads.pool[threads.COUNT] = count  # one: the workers look on
+            graph.current.renew()
+            initializers.reset_random_seed(3)
+            random = random_of(operator, case)
+            inputs, results = [], []
+            for _ in range(copies):
+                operands = operands_of(operator, case, random)
+                inputs += operands
+                results.append(call(operator, operands, case))
+            y = dy.esum([dy.sum_batches(dy.squared_norm(result)) for result in results])
+            y.backward(full=True)
+            found.append([*(result.npvalue() for result in results), *(x.gradient() for x in inputs)])
+        for many, one in zip(*found, strict=True):
+            scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0)))
+            np.testing.assert_allclose(many, one, rtol=2e-6, atol=2e-6 * scale)
 
 
 @pytest.mark.parametrize("operator", EVERY_OPERATOR)

@@ -185,7 +185,7 @@ def pick_batch_elem_d0_cuda(g, x0, y, item, batch, i0, i1, ids, thread, threads)
 
 
 PICK_BATCH_ELEM = define("pick_batch_elem", shape=pick_batch_elem_shape, params="xd",
-    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,),
+    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
     forward_cuda=pick_batch_elem_forward_cuda, backward_cuda=(pick_batch_elem_d0_cuda,),
     reference=lambda x, index: x if index == 0 and x.ndim < 3 else x[..., index],
     cases=(Case((((3, 4), 3),), arguments=(2,)), Case(((1,),), arguments=(0,))))  # fmt: skip
@@ -201,7 +201,7 @@ def pick_batch_elem(x: Any, v: int) -> Any:
 
 
 PICK_BATCH_ELEMS = define("pick_batch_elems", shape=pick_batch_elem_shape, params="xD",
-    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,),
+    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
     forward_cuda=pick_batch_elem_forward_cuda, backward_cuda=(pick_batch_elem_d0_cuda,),
     reference=lambda x, index: x if isinstance(index, int) else x[..., index[0]],
     cases=(Case((((3, 4), 3),), arguments=((0, 1, 2, 0),)), Case((((3,), 2),), arguments=((1,),)),
@@ -372,7 +372,7 @@ CONCATENATE_TO_BATCH = define("concatenate_to_batch", shape=concatenate_to_batch
     forward=concatenate_to_batch_forward, backward=(concatenate_to_batch_d,),
     forward_cuda=concatenate_to_batch_forward_cuda, backward_cuda=(concatenate_to_batch_d_cuda,),
     group=NEVER,  # a group's operands lie end to end each, their joins do not
-    reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
+    whole_batch=True, reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
 
 
 @native(CONCATENATE_TO_BATCH)

@@ -202,8 +202,8 @@ def block_dropout_shape(x: Shape) -> Result:
 
 
 BLOCK_DROPOUT = define("block_dropout", shape=block_dropout_shape, params="xfr", forward=dropout_forward,
-    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
-    backward_cuda=(dropout_d0_cuda,), cases=(Case((((3,), 2),), arguments=(0.5,)), Case(((1,),), arguments=(1.0,))))  # fmt: skip
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,), whole_batch=True,
+    cases=(Case((((3,), 2),), arguments=(0.5,)), Case(((1,),), arguments=(1.0,))))  # fmt: skip
 
 
 def block_dropout(x: Any, p: float) -> Any:

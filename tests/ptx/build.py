@@ -18,7 +18,7 @@ from ptx.parse import parse
 from ptx.translate import translate
 
 HERE = Path(__file__).parent
-FLAGS = "-O1 -fPIC -shared -w -ffp-contract=off -fno-strict-aliasing -fno-math-errno".split()
+FLAGS = ["-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
 FLAGS += ["-mfma"] if platform.machine() == "x86_64" else []
 KERNELS_PER_FILE = 8
 SOURCES = ("parse.py", "operands.py", "arithmetic.py", "translate.py", "build.py", "runtime.h", "runtime.c")
@@ -27,7 +27,9 @@ SOURCES = ("parse.py", "operands.py", "arithmetic.py", "translate.py", "build.py
 class KernelDescription(ctypes.Structure):
     """`Kernel` of runtime.h."""
 
-    _fields_ = [(name, ctypes.c_uint64) for name in "run registers_size local_size shared_size cooperative".split()]
+    _fields_ = [
+        (name, ctypes.c_uint64) for name in ["run", "registers_size", "local_size", "shared_size", "cooperative"]
+    ]
     _fields_ += [("statics", ctypes.c_uint64), ("statics_size", ctypes.c_uint64)]
 
 

@@ -37,12 +37,13 @@ def missing() -> str | None:
 
 @functools.cache
 def compiler() -> Callable[..., tuple[str, Any]]:
-    """`cuda.compile`; device functions then need no driver that tells the compute capability."""
+    """`cuda.compile`, made to work without a driver, which device functions ask for the compute capability."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from numba import cuda
         from numba.cuda import dispatcher
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=CAPABILITY)
+    if not cuda.is_available():
+        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=CAPABILITY)
     return cuda.compile
 
 

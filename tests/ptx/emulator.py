@@ -5,10 +5,11 @@
 >>> kernel[blocks, threads](x, y, 3, order="random", seed=7)
 
 Every access is checked: it must lie in an array that was passed or in registered memory, be aligned, and not race with
-another thread's (words of four bytes; barriers, warp and grid synchronisation order accesses; atomics order nothing and
-do not race with each other). Shared memory must be written before it is read. Threads run in a chosen order, one after
-another up to where they wait: the memory model's weaker orders are not seen. Approximate functions (ex2.approx, …) are
-the C library's, so the last bits differ from a GPU's.
+another thread's. Barriers and the synchronisation of warps and of the grid order accesses; atomics do not race with each
+other, but order nothing, so that a barrier made of them is not understood. What races are words of four bytes. Shared
+memory must be written before it is read. Threads run in a chosen order, one after another up to where they wait: weaker
+orders of the memory model are not seen. Approximate functions (ex2.approx, …) are the C library's, so that their last
+bits differ from a GPU's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -43,6 +45,7 @@ FAULTS = (  # in the order of runtime.h
     "shuffle from a lane that takes no part",
     "barrier divergence: threads wait at different barriers",
     "trap",
+    "the emulator has no memory left",
 )
 NUMBERS = {"float": np.float32, "double": np.float64}
 FUEL = 2 * 10**9
@@ -62,7 +65,7 @@ class LaunchSetup(ctypes.Structure):
     _fields_ = [
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
-        *((name, ctypes.c_uint32) for name in "dynamic_shared ranges check_races order cooperative".split()),
+        *((name, ctypes.c_uint32) for name in ["dynamic_shared", "ranges", "check_races", "order", "cooperative"]),
         ("seed", ctypes.c_uint64),
         ("fuel", ctypes.c_uint64),
         ("range", ctypes.c_void_p),
@@ -74,9 +77,19 @@ class LaunchSetup(ctypes.Structure):
 class Fault(ctypes.Structure):
     """`Fault` of runtime.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in "code line block thread other".split()] + [
+    _fields_ = [(name, ctypes.c_int64) for name in ["code", "line", "block", "thread", "other"]] + [
         ("address", ctypes.c_uint64)
     ]
+
+
+def readable(name: str) -> str:
+    """The dotted name of a function from the one that Numba gives its kernel: _ZN3ptx7kernels5halveB… is ptx.kernels.halve."""
+    words, rest = [], name.removeprefix("_ZN")
+    while found := re.match(r"\d+", rest):
+        end = found.end() + int(found[0])
+        words.append(rest[found.end() : end])
+        rest = rest[end:]
+    return ".".join(words) or name
 
 
 def three(shape: Shape) -> tuple[int, ...]:
@@ -106,7 +119,7 @@ class Emulated:
     def __init__(self, ptx: str) -> None:
         self.ptx = ptx
         head = entry_head(ptx)
-        self.name = head.name
+        self.name = readable(head.name)
         self.parameters = head.parameters
         self.offsets, self.nbytes = parameter_offsets(head.parameters)
 
@@ -176,4 +189,4 @@ class Emulated:
         text = " ".join(self.ptx.splitlines()[fault.line - 1].split())
         other = f", other thread {fault.other}" if kind.startswith("race") and fault.other < 2**32 - 2 else ""
         place = f"block {fault.block}, thread {fault.thread}{other}, address {fault.address:#x}"
-        return EmulationError(kind, f"{kind}: {self.name[:80]}, {place}, PTX line {fault.line}: {text}")
+        return EmulationError(kind, f"{kind}: {self.name}, {place}, PTX line {fault.line}: {text}")

@@ -44,6 +44,15 @@ def unsigned(kind: str) -> str:
     return f"u{8 * size_of(kind)}"
 
 
+def constant(number: str) -> str:
+    """The bits of a number written in PTX: -7, 0x1F or 0f3F800000."""
+    if found := FLOAT.fullmatch(number):
+        return f"0x{found[1]}{'u' if len(found[1]) == 8 else 'ull'}"
+    if INTEGER.fullmatch(number):
+        return f"{int(number.rstrip('U'), 0) & (2**64 - 1):#x}ull"
+    raise UnknownPtxError(f"operand {number}")
+
+
 def identifier(prefix: str, name: str) -> str:
     """A C name for a name of PTX."""
     return prefix + re.sub(r"\W", "_", name)
@@ -76,11 +85,7 @@ class Operands:
             return SPECIAL[operand]
         if operand in self.symbols:
             return self.symbols[operand]
-        if found := FLOAT.fullmatch(operand):
-            return f"0x{found[1]}{'u' if len(found[1]) == 8 else 'ull'}"
-        if INTEGER.fullmatch(operand):
-            return f"{int(operand.rstrip('U'), 0) & (2**64 - 1):#x}ull"
-        raise UnknownPtxError(f"operand {operand}")
+        return constant(operand)
 
     def value(self, operand: str, kind: str) -> str:
         """The number that an instruction of this type sees."""

@@ -163,7 +163,7 @@ class Body:
         """Fills the function from the text behind its opening brace; returns where its closing brace ends."""
         place, line = 0, self.function.line
         while found := STATEMENT.match(text, place):
-            start = found.start(found.lastgroup)
+            start = found.start(found.lastgroup or 0)
             line += text.count("\n", place, start)
             if found["scope"] == "{":
                 self.opened += 1

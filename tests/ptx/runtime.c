@@ -254,6 +254,10 @@ static void start_block(const Kernel *kernel, Launch *launch, Block *block, u32 
 
 static void *reserve(void ***kept, u64 bytes) {                       /* zeros, freed together at the end */
   void **memory = calloc(1, bytes + 64);
+  if (!memory) {
+    failure = (Fault){.code = NO_MEMORY, .line = 1};
+    longjmp(on_fault, 1);
+  }
   *memory = *kept, *kept = memory;
   return (char *)memory + 32;
 }

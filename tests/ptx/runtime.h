@@ -17,7 +17,7 @@ enum { RUNNING, AT_BARRIER, AT_SHUFFLE, AT_VOTE, AT_WARP_SYNC, AT_GRID_SYNC, YIE
 enum { GENERIC, GLOBAL, SHARED, LOCAL, SPACE = 3, WRITE = 4, ATOMIC = 8 };
 /* Faults; the names are in emulator.py. */
 enum { NO_FAULT, BOUNDS, ALIGNMENT, UNINITIALISED, RACE_WRITE_WRITE, RACE_READ_AFTER_WRITE, RACE_WRITE_AFTER_READ,
-       DEADLOCK, ENDLESS, WARP_MASK, INACTIVE_LANE, DIVERGENCE, TRAP };
+       DEADLOCK, ENDLESS, WARP_MASK, INACTIVE_LANE, DIVERGENCE, TRAP, NO_MEMORY };
 enum { UP, DOWN, BUTTERFLY, INDEX };                                  /* shuffles */
 enum { BALLOT, ANY, ALL, UNIFORM, COUNT };                            /* votes and reducing barriers */
 enum { NEAREST, TO_ZERO, TO_MINUS, TO_PLUS };                         /* directions of rounding */

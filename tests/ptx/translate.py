@@ -10,7 +10,7 @@ import re
 from collections import Counter
 
 from ptx.arithmetic import LOGIC, arithmetic
-from ptx.operands import ADDRESS, Operands, c_type, identifier, parts, register, unsigned
+from ptx.operands import ADDRESS, Operands, c_type, constant, identifier, parts, register, unsigned
 from ptx.parse import Function, Instruction, Label, Module, UnknownPtxError, Variable, size_of
 
 SPACES = {"global": "GLOBAL", "shared": "SHARED", "local": "LOCAL", "const": "GLOBAL"}
@@ -43,7 +43,7 @@ class Memory:
         self.symbols: dict[str, str] = {}
         self.shared_size = 0
         self.local_size = 0
-        self.statics: list[str] = []
+        self.statics: list[tuple[str, str]] = []  # fields in C, and their values
         used = {name for function in module.functions for name in names_in(function)}
         everywhere = [variable for variable in module.variables if variable.name in used]
         local = [variable for function in module.functions for variable in function.variables]
@@ -62,21 +62,17 @@ class Memory:
             self.local_size = start + variable.nbytes
             self.symbols[variable.name] = f"{start}ull"
         else:
-            if not all(re.fullmatch(r"-?\w+", value) for value in variable.values):
-                raise UnknownPtxError(f"initial value of {variable.name}")
-            values = f" = {{{', '.join(variable.values)}}}" if variable.values else ""
             name = f"m{len(self.statics)}"
-            self.statics.append(f"  {c_type(variable.type)} {name}[{max(variable.count, 1)}] "
-                                f"__attribute__((aligned({max(variable.align, 8)})));|.{name}{values}")  # fmt: skip
+            field = f"{unsigned(variable.type)} {name}[{max(variable.count, 1)}]"
+            values = ", ".join(constant(value) for value in variable.values or ("0",))
+            self.statics.append((f"{field} __attribute__((aligned({variable.align})));", f"{{{values}}}"))
             self.symbols[variable.name] = f"(u64)statics_{self.name}.{name}"
 
     def declarations(self) -> str:
         """The module's variables in C, as one object."""
-        fields = "\n".join(static.split("|")[0] for static in self.statics)
-        values = ", ".join(value for static in self.statics if "=" in (value := static.split("|")[1]))
-        return (
-            f"static struct {{\n  u64 first;\n{fields}\n}} statics_{self.name} = {{0{', ' if values else ''}{values}}};"
-        )
+        fields = "".join(f"  {field}\n" for field, _ in self.statics)
+        values = ", ".join(["0", *(values for _, values in self.statics)])
+        return f"static struct {{\n  u64 first;\n{fields}}} statics_{self.name} = {{{values}}};"
 
 
 def names_in(function: Function) -> set[str]:

@@ -10,6 +10,7 @@ import pytest
 import dynjit as dy
 from dynjit import cudakernels, gpu, graph, op
 from dynjit.arena import space
+from dynjit.errors import StaleExpressionError
 from ptx import build, compile
 from ptx.emulator import EmulationError
 
@@ -270,3 +271,18 @@ def test_values_move_along_with_the_device() -> None:
         assert dy.cmult(y, x).value() == [1, 8]
     finally:
         graph.use_executor(None)
+
+
+def test_tensors_tell_where_they_lie() -> None:
+    device = Device()
+    with computing_on(gpu.Executor(device)):
+        x = dy.inputTensor(np.arange(6.0).reshape(2, 3))
+        tensor = (x + x).tensor_value()
+        place = tensor.__cuda_array_interface__
+        assert (place["shape"], place["strides"], place["typestr"]) == ((2, 3), (4, 8), "<f4")
+        assert device.download(place["data"][0], 6, np.float32).tolist() == [0, 6, 2, 8, 4, 10]
+        np.testing.assert_array_equal(tensor.as_numpy(), 2 * np.arange(6.0).reshape(2, 3))
+        assert tensor.argmax(1).as_numpy().tolist() == [[2], [2]]
+        dy.renew_cg()
+        with pytest.raises(StaleExpressionError, match="needs a graph that is still on the GPU"):
+            tensor.as_numpy()

@@ -1,0 +1,128 @@
+"""Threads: how many, sharing of parts, and that results do not depend on them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from numba import carray, types
+
+import dynjit as dy
+from dynjit import threads
+from dynjit.jit import entry, helper, pointer_to
+
+cast = pointer_to(types.int64)
+
+
+@helper
+def numbers(address):  # type: ignore[no-untyped-def]
+    return carray(cast(address), 1 << 20)
+
+
+@entry("void(int64, int64)")
+def count_up(address, part):  # type: ignore[no-untyped-def]
+    """Takes a while, then counts in a place of the part's own."""
+    total = 0
+    for i in range(2000):
+        total += i ^ part
+    numbers(address)[part] += 1 + (total == 0)
+
+
+@entry("void(int64, int64)")
+def share_inside(address, part):  # type: ignore[no-untyped-def]
+    """A part that shares out work itself."""
+    threads.share(numbers(address)[0], address + 8 * (1 + 4 * part), 0, 4)
+
+
+@entry("void(int64, int64, int64)")
+def run(function, address, parts):  # type: ignore[no-untyped-def]
+    threads.share(function, address, 0, parts)
+
+
+@pytest.fixture
+def three() -> Iterator[None]:
+    threads.set_threads(3)
+    threads.start()
+    yield
+    threads.set_threads(1)
+
+
+def test_each_part_runs_once(three: None) -> None:
+    done = np.zeros(60, np.int64)
+    for _ in range(500):
+        run.call(count_up.address, done.ctypes.data, 60)
+    assert (done == 500).all()
+
+
+def test_sleeping_workers_are_woken(three: None) -> None:
+    done = np.zeros(8, np.int64)
+    for _ in range(200):
+        while threads.pool[threads.ASLEEP] < 2:
+            time.sleep(1e-4)
+        run.call(count_up.address, done.ctypes.data, 8)
+    assert (done == 200).all()
+
+
+def test_parts_may_share_out_work(three: None) -> None:
+    done = np.zeros(13, np.int64)
+    done[0] = count_up.address
+    run.call(share_inside.address, done.ctypes.data, 3)
+    assert (done[1:] == 1).all()
+
+
+def test_set_threads_changes_the_number() -> None:
+    for count in (2, 4, 1, 3):
+        dy.set_threads(count)
+        threads.start()
+        assert threads.threads() == threads.pool[threads.COUNT] == count
+        assert len(threads.workers) == count - 1
+    dy.set_threads(1)
+
+
+@pytest.mark.parametrize("count", [0, -1, 65, 1.5, True, "2", None])
+def test_bad_numbers_are_refused(count: object) -> None:
+    before = threads.threads()
+    with pytest.raises(ValueError, match="set_threads: needs a number from 1 to 64, got"):
+        dy.set_threads(count)  # type: ignore[arg-type]
+    assert threads.threads() == before
+
+
+def test_the_environment_gives_the_number(python: Callable) -> None:
+    program = "import dynjit as dy; dy.scalarInput(1).value(); print(dy.threads.pool[dy.threads.COUNT])"
+    assert python(program, DYNJIT_THREADS=2).stdout.split() == ["2"]
+    assert python(program, DYNJIT_THREADS=1).stdout.split() == ["1"]
+    failed = python(program, check=False, DYNJIT_THREADS="two")
+    assert failed.returncode == 1
+    assert "DYNJIT_THREADS: needs a number from 1 to 64, got 'two'" in failed.stderr
+
+
+PRODUCTS = """
+import numpy as np, dynjit as dy
+random = np.random.default_rng(1)
+collection = dy.ParameterCollection()
+w = [collection.parameters_from_numpy(random.uniform(-0.1, 0.1, (300, 200)).astype(np.float32)) for _ in range(2)]
+found = []
+for count in (1, 2, 2):
+    dy.set_threads(count)
+    dy.renew_cg()
+    x = dy.inputTensor(np.random.default_rng(2).uniform(-1, 1, (200, 90)), batched=True)
+    dy.sum_batches(dy.squared_norm(dy.tanh(w[0] * x) + w[1] * x)).backward()
+    found.append([p.grad_as_array() for p in w])
+    for p in w:
+        p.scale_gradient(0)
+np.testing.assert_array_equal(found[1], found[2])
+np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-4)
+"""
+
+
+def test_products_are_the_same_but_for_rounding_and_reproducible(python: Callable) -> None:
+    python(PRODUCTS)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_computes(python: Callable) -> None:
+    program = f"{PRODUCTS}\nimport os\npid = os.fork()\n" + PRODUCTS + "\nif pid: assert os.waitpid(pid, 0)[1] == 0"
+    python(program, DYNJIT_THREADS=2)
