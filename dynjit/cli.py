@@ -149,7 +149,8 @@ def info(options: argparse.Namespace) -> int:
         "numba": numba.__version__, "llvmlite": llvmlite.__version__,
         "system": platform.platform(), "cpu": llvmlite.binding.get_host_cpu_name(), "cores": os.cpu_count(),
         "products": "own kernels",
-        "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1), "devices": ", ".join(["CPU", *devices()]),
+        "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1),
+        "devices": ", ".join(["CPU", *devices()]),
     }  # fmt: skip
     if options.json:
         print(json.dumps(facts))

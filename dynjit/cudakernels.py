@@ -1,8 +1,8 @@
 """CUDA kernels that run programs: many calls of many operators in one launch.
 
-A *program* is a plan's calls as a flat array of int64 numbers (lowering.py): a record of each call, and the *work items*
-(a call, and which part of it) in the order of *levels*, between which all threads wait for each other.  The kernel of a
-set of operators takes work items and switches on the call's operator.
+A *program* is a plan's calls as a flat array of int64 numbers (lowering.py): a record of each call, and the *work
+items* (a call, and which part of it) in the order of *levels*, between which all threads wait for each other.  The
+kernel of a set of operators takes work items and switches on the call's operator.
 
 What an operator does is one of these, by the parameters of its CPU kernel:
   ELEMENTS  the same kernel, on one element per thread;

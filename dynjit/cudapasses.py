@@ -1,4 +1,4 @@
-"""Passes over the parameters on a GPU: norms of gradients, updates, weight decay; see passes.py for those of the CPU."""
+"""Passes over the parameters on a GPU: norms of gradients, updates, weight decay; passes.py has those of the CPU."""
 
 from __future__ import annotations
 
@@ -133,9 +133,11 @@ def update(
         buffer.to_device()
     arrays = [*buffers, *[executor.values] * (5 - len(buffers))]
     blocks, capability = blocks_of(spans), executor.device.capability
-    with executor.lent(flat(spans)) as table, executor.lent(numbers) as given, executor.lent(
-        np.array([factor], np.float32)
-    ) as last:
+    with (
+        executor.lent(flat(spans)) as table,
+        executor.lent(numbers) as given,
+        executor.lent(np.array([factor], np.float32)) as last,
+    ):
         arguments = [number for array in (*arrays, table, given) for number in array.argument()]
         kernel = update_kernel(step, by_columns, capability)
         executor.device.launch(kernel, blocks, THREADS, (*arguments, len(spans), int(sparse)))

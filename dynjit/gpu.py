@@ -110,7 +110,7 @@ class Executor:
         return [self.values, self.gradients, *self.moments]
 
     def reserve(self, graph: Any) -> None:
-        """Makes room for the parameters and a graph; raises MemoryError, and everything is on the host, if there is none."""
+        """Makes room for the parameters and a graph; if there is none, saves everything and raises MemoryError."""
         parameters, values = space.parameter_top, 0
         if graph is not None:
             values = int(graph.header["value_top"] - graph.header["value_base"])

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import op, tiles
 from dynjit import cudakernels as ck
+from dynjit import tiles
 from dynjit.arena import (
-    FROZEN,
     GATHER,
     NEEDS_GRADIENT,
     NODES,
@@ -64,7 +63,7 @@ class Lowering:
         }  # fmt: skip
         for pair in ck.all_pairs():
             self.arrays["kinds"][pair] = ck.form(pair)[1]
-        self.arrays["kinds"][ck.GATHER:] = ck.THREADS
+        self.arrays["kinds"][ck.GATHER :] = ck.THREADS
         self.state = np.zeros(1, STATE)
         self.record = self.state[0]
         for name, array in self.arrays.items():

@@ -166,7 +166,8 @@ class DynetParams:
             request_gpus(f"requested_gpus={requested_gpus}")
 
     def set_gpu_mask(self, gpu_mask: Sequence[int]) -> None:
-        """A 1 at the number of the GPU that computes; raises ValueError for what is not 0 or 1, NoCudaError without one."""
+        """A 1 at the number of the GPU that computes; raises ValueError for others than 0 and 1, NoCudaError if it is
+        not there."""
         if any(entry not in (0, 1) for entry in gpu_mask):
             raise ValueError(f"gpu_mask: should only contain 0 and 1s, got {gpu_mask!r}")
         if any(gpu_mask):

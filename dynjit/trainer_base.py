@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dynjit.arena import space
 from dynjit import cudapasses
+from dynjit.arena import space
 from dynjit.averages import Averages, MovingAverage
 from dynjit.errors import GradientError, ModelFileError, located
 from dynjit.jit import Compiled
@@ -158,7 +158,16 @@ class Trainer:
         numbers = np.array((scale, *self.numbers()), np.float32)
         decay = self.model.root.weight_decay
         if space.executor is not None:
-            cudapasses.update(space.executor, self.rule.function.step, self.by_columns, self._buffers, spans, self.sparse, numbers, 1 - decay)
+            cudapasses.update(
+                space.executor,
+                self.rule.function.step,
+                self.by_columns,
+                self._buffers,
+                spans,
+                self.sparse,
+                numbers,
+                1 - decay,
+            )
         else:
             self.rule.call(
                 self.addresses.ctypes.data, spans.ctypes.data, len(spans), self.sparse, numbers.ctypes.data

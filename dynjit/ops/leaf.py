@@ -24,6 +24,7 @@ PARAMETER = define("parameter", shape=given_shape, params="I", leaf=True)
 LOOKUP_TABLE = define("lookup_table", shape=given_shape, params="I", leaf=True)
 INPUT = define("input", shape=given_shape, params="I", leaf=True)
 
+
 def add_leaf(operator: op.Operator, shape: Shape, values: np.ndarray | float) -> Any:
     """A node with its values in place."""
     return leaf_maker[0](operator, shape, values)
@@ -62,7 +63,6 @@ def lookup_d0(g, x0, y, item, item0, batch, ids):
         for i in range(item):
             row[i] += dy[i]
         g[x0 + item0 + ids[b]] = ONE
-
 
 
 @kernel

@@ -59,7 +59,22 @@ def product_d1(v, g, x0, x1, y, n, rows, cols, item, batch, n0, n1, item0, item1
 def product_forward_cuda(v, x0, x1, y, rows, cols, item, batch, rows1, batch0, step0, step1, left, right, part, parts):
     columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
     for b in range(repeats):
-        tiles_nn(v, x0 + b * step0, v, x1 + b * step1, v, y + b * item, rows, columns, rows1, NOTHING, left, right, part + b, parts)
+        tiles_nn(
+            v,
+            x0 + b * step0,
+            v,
+            x1 + b * step1,
+            v,
+            y + b * item,
+            rows,
+            columns,
+            rows1,
+            NOTHING,
+            left,
+            right,
+            part + b,
+            parts,
+        )
 
 
 @kernel
@@ -67,7 +82,9 @@ def product_d0_cuda(v, g, x0, x1, y, rows, cols, item, batch, rows1, batch0, ste
     columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
     for b in range(repeats):  # a matrix of its own: another block; a shared one: the same block adds all items
         turn = b if step0 > 0 else 0
-        tiles_nt(g, y + b * item, v, x1 + b * step1, g, x0 + b * step0, rows, rows1, columns, left, right, part + turn, parts)
+        tiles_nt(
+            g, y + b * item, v, x1 + b * step1, g, x0 + b * step0, rows, rows1, columns, left, right, part + turn, parts
+        )
 
 
 @kernel
@@ -75,7 +92,9 @@ def product_d1_cuda(v, g, x0, x1, y, rows, cols, item, batch, rows1, batch0, ste
     columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
     for b in range(repeats):
         turn = b if step1 > 0 else 0
-        tiles_tn(v, x0 + b * step0, g, y + b * item, g, x1 + b * step1, rows1, columns, rows, left, right, part + turn, parts)
+        tiles_tn(
+            v, x0 + b * step0, g, y + b * item, g, x1 + b * step1, rows1, columns, rows, left, right, part + turn, parts
+        )
 
 
 PRODUCT = define(
@@ -186,7 +205,11 @@ def affine_transform_forward_cuda(v, y, arg, a, k, ints, rows, cols, batch, item
     for b in range(repeats):
         out = y + b * item
         step = item0 if arg[a + k] == batch else 0
-        start, wide, narrow = arg[a] + b * step, cols, rows if item0 == item else 0  # the bias; it may serve each column
+        start, wide, narrow = (
+            arg[a] + b * step,
+            cols,
+            rows if item0 == item else 0,
+        )  # the bias; it may serve each column
         for p in range(1, max(k, 2), 2):
             w, x, depth = (arg[a + p], arg[a + p + 1], ints[p // 2]) if k > 1 else (0, 0, 0)
             w += b * (rows * depth if k > 1 and arg[a + k + p] > 1 else 0)
@@ -197,7 +220,9 @@ def affine_transform_forward_cuda(v, y, arg, a, k, ints, rows, cols, batch, item
 
 
 @kernel
-def affine_transform_d_cuda(v, g, y, arg, a, k, j, ints, item, rows, cols, batch, item0, left, right, part, parts, thread, threads):
+def affine_transform_d_cuda(
+    v, g, y, arg, a, k, j, ints, item, rows, cols, batch, item0, left, right, part, parts, thread, threads
+):
     if j == 0:
         run = item0 * batch if arg[a + k] == batch else item0
         for i in range(thread, run, threads):
@@ -301,11 +326,36 @@ def add_product_d2(v, g, x1, x2, y, rows, cols, item, batch, item1, rows2, batch
 
 
 @kernel
-def add_product_forward_cuda(v, x0, x1, x2, y, rows, cols, item, batch, rows2, batch1, step0, step1, step2, left, right, part, parts):
+def add_product_forward_cuda(
+    v, x0, x1, x2, y, rows, cols, item, batch, rows2, batch1, step0, step1, step2, left, right, part, parts
+):
     columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
     for b in range(repeats):
         w, x, p, out = x1 + b * step1, x2 + b * step2, x0 + b * step0, y + b * item
-        multiply(v, w, 1, rows, v, x, 1, rows2, v, out, rows, columns, rows2, v, p, cols, rows, step0, left, right, part + b, parts)
+        multiply(
+            v,
+            w,
+            1,
+            rows,
+            v,
+            x,
+            1,
+            rows2,
+            v,
+            out,
+            rows,
+            columns,
+            rows2,
+            v,
+            p,
+            cols,
+            rows,
+            step0,
+            left,
+            right,
+            part + b,
+            parts,
+        )
 
 
 @kernel
@@ -316,19 +366,27 @@ def add_product_d0_cuda(g, x0, y, item, batch, n0, thread, threads):
 
 
 @kernel
-def add_product_d1_cuda(v, g, x1, x2, y, rows, cols, item, batch, rows2, batch1, step1, step2, left, right, part, parts):
+def add_product_d1_cuda(
+    v, g, x1, x2, y, rows, cols, item, batch, rows2, batch1, step1, step2, left, right, part, parts
+):
     columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
     for b in range(repeats):
         turn = b if step1 > 0 else 0
-        tiles_nt(g, y + b * item, v, x2 + b * step2, g, x1 + b * step1, rows, rows2, columns, left, right, part + turn, parts)
+        tiles_nt(
+            g, y + b * item, v, x2 + b * step2, g, x1 + b * step1, rows, rows2, columns, left, right, part + turn, parts
+        )
 
 
 @kernel
-def add_product_d2_cuda(v, g, x1, x2, y, rows, cols, item, batch, rows2, batch1, step1, step2, left, right, part, parts):
+def add_product_d2_cuda(
+    v, g, x1, x2, y, rows, cols, item, batch, rows2, batch1, step1, step2, left, right, part, parts
+):
     columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
     for b in range(repeats):
         turn = b if step2 > 0 else 0
-        tiles_tn(v, x1 + b * step1, g, y + b * item, g, x2 + b * step2, rows2, columns, rows, left, right, part + turn, parts)
+        tiles_tn(
+            v, x1 + b * step1, g, y + b * item, g, x2 + b * step2, rows2, columns, rows, left, right, part + turn, parts
+        )
 
 
 ADD_PRODUCT = define(

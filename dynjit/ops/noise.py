@@ -146,8 +146,8 @@ def dropout_d0_cuda(g, x0, y, n, item, i0, i1, i3, f0, ids, seed, thread, thread
         g[x0 + e] += ZERO if is_dropped(e, item, i0, i1, i3, f0, ids, seed) else g[y + e] * factor
 
 
-DROPOUT = define("dropout", shape=dropout_shape, params="xfr", forward=dropout_forward, backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
-    backward_cuda=(dropout_d0_cuda,),
+DROPOUT = define("dropout", shape=dropout_shape, params="xfr", forward=dropout_forward, backward=(dropout_d0,),
+    forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,),
     cases=(Case(((40,),), arguments=(0.3,)), Case(((1,),), arguments=(0.0,)),
            Case((((3, 4), 2),), arguments=(0.5,))))  # fmt: skip
 
@@ -167,8 +167,8 @@ def dropout_dim_shape(x: Shape, axis: int) -> Result:
 
 
 DROPOUT_DIM = define("dropout_dim", shape=dropout_dim_shape, params="xifr", forward=dropout_forward,
-    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
-    backward_cuda=(dropout_d0_cuda,), cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,),
+    cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
            Case((((3, 4), 2),), arguments=(1, 0.5)), Case(((2, 3, 2),), arguments=(1, 0.5))))  # fmt: skip
 
 
@@ -185,8 +185,8 @@ def dropout_batch_shape(x: Shape) -> Result:
 
 
 DROPOUT_BATCH = define("dropout_batch", shape=dropout_batch_shape, params="xfr", forward=dropout_forward,
-    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
-    backward_cuda=(dropout_d0_cuda,), cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,),
+    cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
 
 
 def dropout_batch(x: Any, p: float) -> Any:

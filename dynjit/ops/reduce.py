@@ -477,9 +477,11 @@ MEAN_DIM = define("mean_dim", shape=mean_dim_shape, params="xiiI", **SUM,
 MOMENT_DIM = define("moment_dim", shape=moment_dim_shape, params="xiiiI", **MOMENT,
     reference=moment_reference,
     cases=tuple(Case((x,), arguments=(1 + i % 4, b, i % 3, axes)) for i, (x, b, axes) in enumerate(AXES)))  # fmt: skip
-MOMENT_ELEMS = define("moment_elems", shape=moment_elems_shape, params="xi", **MOMENT, reference=lambda x, order: (x**order).mean(),
+MOMENT_ELEMS = define("moment_elems", shape=moment_elems_shape, params="xi", **MOMENT,
+    reference=lambda x, order: (x**order).mean(),
     cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate(((5,), (1,), ((3, 4), 2), (2, 3, 4)), 1)))  # fmt: skip
-MOMENT_BATCHES = define("moment_batches", shape=moment_batches_shape, params="xi", **MOMENT, reference=lambda x, order: (x**order).mean(-1),
+MOMENT_BATCHES = define("moment_batches", shape=moment_batches_shape, params="xi", **MOMENT,
+    reference=lambda x, order: (x**order).mean(-1),
     cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate((((1,), 2), ((3, 4), 5)), 2)))  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import errors, scalars
+from dynjit import errors, legacy, scalars
 from dynjit.errors import NoCudaError
 from dynjit.jit import kernel, scalar, scalar_of_all
 from dynjit.op import Case, Operator, define, names_of, native
@@ -348,13 +348,14 @@ flip_gradient = unary("flip_gradient", scalar(lambda x: x), lambda: -ONE, refere
 
 
 def to_device(e: Any, device_str: str) -> Any:
-    """e itself: all expressions of this process live on one device.
+    """e itself: all expressions of this process live on one device, that of `init(device=...)`.
 
-    Raises NoCudaError for the name of a GPU, RuntimeError for other names than "CPU" and "".
+    Raises NoCudaError for the name of a GPU that does not compute, RuntimeError for other names.
     """
-    if device_str not in ("", "CPU"):
+    present = legacy.available_devices()[-1].decode()
+    if device_str not in ("", "CPU", present):
         error = NoCudaError if str(device_str).startswith("GPU:") else RuntimeError
-        raise error(errors.located(f"to_device: Invalid device name: needs 'CPU', got {device_str!r}"))
+        raise error(errors.located(f"to_device: Invalid device name: needs {present!r}, got {device_str!r}"))
     return e
 
 
@@ -421,4 +422,6 @@ def rounded_reference(x: np.ndarray) -> np.ndarray:
 
 round = step_function("round", rounded, rounded_reference, "The nearest whole number, elementwise; halves away from 0.")
 ceil = step_function("ceil", lambda x: scalars.ceil(x), np.ceil, "The next whole number from x upwards, elementwise.")
-floor = step_function("floor", lambda x: scalars.floor(x), np.floor, "The next whole number from x downwards, elementwise.")
+floor = step_function(
+    "floor", lambda x: scalars.floor(x), np.floor, "The next whole number from x downwards, elementwise."
+)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from ptx.device import EmulatedDevice
 
 from dynjit import gpu, graph
 from dynjit.arena import space
-from ptx.device import EmulatedDevice
 
 CAPABILITY = (8, 0)
 

@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from ptx import build, compile
+from ptx.emulator import EmulationError
 
 import dynjit as dy
 from dynjit import cudakernels, gpu, graph, op
 from dynjit.arena import space
 from dynjit.errors import StaleExpressionError
-from ptx import build, compile
-from ptx.emulator import EmulationError
 
 compile.require(compile.missing(), build.missing())
 
 import test_random_graphs as random_graphs  # noqa: E402
+
 from target.emulated import Device, close, computing_on  # noqa: E402
 
 

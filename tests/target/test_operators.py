@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
+from ptx import build, compile
+from test_ops import call, operands_of, random_of
 
 import dynjit as dy
 from dynjit import cpu, cudakernels, gpu, graph, op
 from dynjit.arena import space
-from ptx import build, compile
-from test_ops import call, operands_of, random_of
 
 compile.require(compile.missing(), build.missing())
 
@@ -91,5 +89,3 @@ def test_every_kernel_has_a_form() -> None:
         function, kind = cudakernels.form(pair)
         assert callable(function)
         assert kind in (cudakernels.ELEMENTS, cudakernels.ITEMS, cudakernels.THREADS, cudakernels.TILES), function
-
-
