@@ -110,7 +110,7 @@ class DeviceTensor(Tensor):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Where the value lies, for CuPy and PyTorch (version 3); raises StaleExpressionError when it is there no more."""
+        """Where the value lies, for CuPy and PyTorch (version 3); StaleExpressionError if it is gone."""
         self._check()
         dims = self._dims(self.graph.shape(self.number))
         strides = np.cumprod([4, *dims[:-1]]).tolist()
