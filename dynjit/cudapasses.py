@@ -144,4 +144,4 @@ def update(
         arguments = [number for array in (*buffers[:2], table, last) for number in array.argument()]
         executor.device.launch(finish_kernel(capability), blocks, THREADS, (*arguments, len(spans)))
     for buffer in buffers:
-        buffer.is_device_new = True
+        buffer.changed()

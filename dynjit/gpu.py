@@ -46,6 +46,13 @@ class Buffer:
             self.upload(0, self.host[: space.parameter_top])
             self.is_host_new = False
 
+    def changed(self) -> None:
+        """The device has changed the parameters.
+
+        A collection that the garbage collector meets in the meantime may have zeroed its memory on the host: nobody's.
+        """
+        self.is_host_new, self.is_device_new = False, True
+
     def to_host(self) -> None:
         """Brings the parameters to the host, if they have changed on the device."""
         if self.is_device_new:
@@ -245,7 +252,7 @@ class Executor:
         start = int(graph.nodes[number]["value"])
         self.gradients.upload(start if start < base else self.room[0] + start - base, dy)
         self.run()
-        self.gradients.is_device_new = True
+        self.gradients.changed()
 
     def load(self) -> str:
         """The kernel for all operators that were used so far."""
