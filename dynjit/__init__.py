@@ -1,6 +1,6 @@
 """dynjit: neural networks whose structure changes with every example, with DyNet's Python API.
 
-    import dynjit as dy
+import dynjit as dy
 """
 
 from dynjit import dynet, errors, options

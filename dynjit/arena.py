@@ -25,7 +25,6 @@ NODE = np.dtype(
     [("signature", "i4"), ("args", "i4"), ("arity", "i4"), ("flags", "i4"), ("data", "i8"), ("value", "i8")]
 )
 NEEDS_GRADIENT, FROZEN = 1, 2  # flags of a node; behind them, two bits with those of each operand
-FLAGGED = 14  # operands whose flags fit; nodes of one group agree in them
 
 CALL = np.dtype(
     [
@@ -46,7 +45,8 @@ KEY = np.dtype(
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
     "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending",
-    "highest", "overwriting", "overwritten",
+    "highest", "overwriting", "overwritten", "whole",
+    "whole_reached", "stops",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
@@ -257,12 +257,15 @@ def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyp
         args[first + k] = sources[k]
         own = nodes[sources[k]].flags & (NEEDS_GRADIENT | FROZEN)
         needs |= own & NEEDS_GRADIENT
-        if k < FLAGGED:
+        if k < op.FLAGGED:
             flags |= own << (2 + 2 * k)
     for i in range(count):
         stored[start + i] = numbers[i]
-    if operators_at(h.operators)[signatures_at(h.signatures)[signature].op].flags & op.NO_GRADIENT:
-        needs = 0
+    stops = operators_at(h.operators)[signatures_at(h.signatures)[signature].op].flags & (op.NO_GRADIENT | op.STOPS)
+    if needs and stops:
+        h.stops = 1
+        if stops & op.NO_GRADIENT:
+            needs = 0
     record = nodes[node]
     record.signature = signature
     record.args = first

@@ -48,6 +48,12 @@ def has_stacked(shared, arity):  # type: ignore[no-untyped-def]
     return count > 0
 
 
+@helper
+def operand_place(h, node, k, takes):  # type: ignore[no-untyped-def]
+    """Offset of operand k of a node, which may have taken the operand's place."""
+    return node.value if k == takes else nodes_at(h.nodes)[int32s(h.args)[node.args + k]].value
+
+
 # ---- calls -----------------------------------------------------------------------------------------------------------
 
 
@@ -100,11 +106,11 @@ def finish_call(context, index, first, count):  # type: ignore[no-untyped-def]
         collect_ids(h, call, first, count)
 
 
-@external("int64(int64, int64, int64)")
-def run_length(context, first, stop):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64, int64)")
+def run_length(context, first, stop, takes):  # type: ignore[no-untyped-def]
     """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
     h = headers(context)[0]
-    nodes, args, order, mode, data = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int32s(h.mode), int64s(h.data)
+    nodes, order, mode, data = nodes_at(h.nodes), int32s(h.order), int32s(h.mode), int64s(h.data)
     shapes, pool = shapes_at(h.shapes), int64s(h.pool)
     head = nodes[order[first]]
     q = signatures_at(h.signatures)[head.signature]
@@ -119,7 +125,7 @@ def run_length(context, first, stop):  # type: ignore[no-untyped-def]
                 return i - first
         for k in range(head.arity):
             shape = shapes[pool[q.key + 2 + k]]
-            start, offset = nodes[args[head.args + k]].value, nodes[args[node.args + k]].value
+            start, offset = operand_place(h, head, k, takes), operand_place(h, node, k, takes)
             may_move = shape.batch == q.batch or shape.batch > 1
             may_stay = shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1
             if may_move and mode[k] != FIXED and offset == start + (i - first) * shape.item * shape.batch:
@@ -132,18 +138,19 @@ def run_length(context, first, stop):  # type: ignore[no-untyped-def]
     return i - first
 
 
-@external("int64(int64, int64, int64)")
-def call_run(context, first, count):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64, int64)")
+def call_run(context, first, count, takes):  # type: ignore[no-untyped-def]
     """One call for a run of nodes; returns its number."""
     h = headers(context)[0]
-    nodes, args, order, mode = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int32s(h.mode)
+    nodes, order, mode = nodes_at(h.nodes), int32s(h.order), int32s(h.mode)
     shapes, pool, arguments = shapes_at(h.shapes), int64s(h.pool), int64s(h.arguments)
     head = nodes[order[first]]
     q = signatures_at(h.signatures)[head.signature]
     call = new_call(h, head.signature, order[first], head.arity, head.value, q.batch * count)
+    call.takes = takes
     for k in range(head.arity):
         batch = shapes[pool[q.key + 2 + k]].batch
-        arguments[call.args + k] = nodes[args[head.args + k]].value
+        arguments[call.args + k] = operand_place(h, head, k, takes)
         arguments[call.args + head.arity + k] = batch * count if count > 1 and mode[k] == MOVING else batch
     finish_call(context, h.call_count - 1, first, count)
     return h.call_count - 1
@@ -296,7 +303,7 @@ def place_alone(context, number):  # type: ignore[no-untyped-def]
     h.order_count += 1
     node.value = take(h, q.size)
     scratch = take(h, q.scratch) if q.scratch > 0 else 0
-    index = call_run(context, first, 1)
+    index = call_run(context, first, 1, -1)
     calls_at(h.calls)[index].scratch = scratch
     if operator.shared:
         defer(context, index, -1, 0)
@@ -335,10 +342,9 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     else:
         i = first
         while i < first + count:
-            length = run_length(context, i, first + count)
-            call = calls_at(h.calls)[call_run(context, i, length)]
-            call.scratch = keys[key].scratch + (position + i - first) * q.scratch
-            call.takes = takes
+            length = run_length(context, i, first + count, takes) if count > 1 else 1
+            index = call_run(context, i, length, takes)
+            calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
             i += length
     if takes >= 0:
         h.overwritten += count

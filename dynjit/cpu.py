@@ -122,11 +122,12 @@ def units_of(h, call, k):  # type: ignore[no-untyped-def]
     return units if size >= large() else 1
 
 
-@helper
-def run_kernel(h, context, index, address, k):  # type: ignore[no-untyped-def]
-    """Runs a kernel over a call; a large one in parts, by several threads."""
+@external("void(int64, int64, int64, int64)")
+def run_parts(context, index, address, k):  # type: ignore[no-untyped-def]
+    """Runs a kernel over a call; over a large one in parts, by several threads."""
+    h = headers(context)[0]
     call = calls_at(h.calls)[index]
-    units = units_of(h, call, k) if thread_count() > 1 else 1
+    units = units_of(h, call, k)
     parts = min(units, thread_count())
     if parts == 1:
         call_kernel(address, context, index)
@@ -135,6 +136,15 @@ def run_kernel(h, context, index, address, k):  # type: ignore[no-untyped-def]
         first, stop = units * part // parts, units * (part + 1) // parts
         cut(h, index, h.call_count + part, h.argument_count + 2 * call.arity * part, units, first, stop)
     share(address, context, h.call_count, parts)
+
+
+@helper
+def run_kernel(context, index, address, k):  # type: ignore[no-untyped-def]
+    """Runs a kernel over a call, in forward (k is -1) or for the gradient of operand k."""
+    if thread_count() == 1:
+        call_kernel(address, context, index)
+    else:
+        run_parts(context, index, address, k)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -165,7 +175,7 @@ def run_calls(context):  # type: ignore[no-untyped-def]
             address = kernels[code * SLOTS]
             if address == 0:
                 return code
-            run_kernel(h, context, h.calls_done, address, -1)
+            run_kernel(context, h.calls_done, address, -1)
         h.calls_done += 1
     return -1
 
@@ -203,7 +213,9 @@ def start_backward(context, target, full):  # type: ignore[no-untyped-def]
     """Clears the graph's gradients, sets the target's to one, and prepares `backward`."""
     h = headers(context)[0]
     h.full = full
-    mark_reached(h, target)
+    h.whole_reached = target == h.whole and h.stops == 0
+    if not h.whole_reached:
+        mark_reached(h, target)
     if h.wide:
         wide = float64s(h.g)[h.value_base : h.value_top]
         for i in range(wide.size):
@@ -247,9 +259,9 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
             address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
             if address != 1:
                 call.j = k
-                run_kernel(h, context, index, address, k)
+                run_kernel(context, index, address, k)
     if call.takes >= 0 and kernels[q.op * SLOTS + IN_PLACE] != 1:  # the last, for the others read dy
-        run_kernel(h, context, index, kernels[q.op * SLOTS + IN_PLACE], call.takes)
+        run_kernel(context, index, kernels[q.op * SLOTS + IN_PLACE], call.takes)
 
 
 @helper
@@ -283,9 +295,10 @@ def run_calls_back(context):  # type: ignore[no-untyped-def]
     arguments = int64s(h.arguments)
     while h.cursor > h.stop:
         call = calls[h.cursor - 1]
-        hits = 0
-        for i in range(call.first, call.first + call.count):
-            hits += work[order[i]].reached == h.reach
+        hits = np_int(call.count) if h.whole_reached and needs_gradient(h, order[call.first]) else 0
+        if not h.whole_reached:
+            for i in range(call.first, call.first + call.count):
+                hits += work[order[i]].reached == h.reach
         if hits > 0:
             if call.signature == GATHER:
                 head = nodes_at(h.nodes)[order[call.first]]

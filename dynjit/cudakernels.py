@@ -34,7 +34,7 @@ PAIRS = SCATTER + 1
 
 # a call's record; behind it lie its operands' offsets and mini-batches, their shapes, ints, floats and indices
 FIELDS = ("PAIR", "Y", "S", "J", "K", "BATCH", "ITEM", "ROWS", "COLS", "UNITS", "SCRATCH", "SEED", "ARGS", "SHAPES",
-          "INTS", "FLOATS", "IDS")  # fmt: skip
+          "INTS", "FLOATS", "IDS", "EACH")  # fmt: skip
 RECORD = len(FIELDS)
 PER_SHAPE = 3  # item, rows, cols
 PLACE = {name: place for place, name in enumerate(FIELDS)}
@@ -47,7 +47,7 @@ PARAMETERS = {
     "x#": "p[{ARGS} + #] + u * step(p, c, #)", "step#": "step(p, c, #)", "batch#": "items(p, c, #, size)",
     "n#": "p[{SHAPES} + 3 * #] * items(p, c, #, size)", "item#": "p[{SHAPES} + 3 * #]",
     "rows#": "p[{SHAPES} + 3 * # + 1]", "cols#": "p[{SHAPES} + 3 * # + 2]",
-    "i#": "p[{INTS} + #]", "ints": "p[{INTS} :]", "f#": "f[2 * ({FLOATS} + #)]", "ids": "p[{IDS} + u :]",
+    "i#": "p[{INTS} + #]", "ints": "p[{INTS} :]", "f#": "f[2 * ({FLOATS} + #)]", "ids": "p[{IDS} + u * {EACH} :]",
     "left": "left", "right": "right", "thread": "thread", "threads": "threads", "part": "part", "parts": "parts",
 }  # fmt: skip
 OF_ELEMENTS = {**PARAMETERS, "y": "{Y} + u", "x#": "p[{ARGS} + #] + u", "n": "1"}

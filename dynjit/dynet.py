@@ -334,14 +334,6 @@ def new_graph(autobatching: bool | None = None) -> ComputationGraph:
     return made
 
 
-# ---- compiled forms take the place of functions, under the same names ------------------------------------------------
-
-for _name in __all__:
-    _function = globals()[_name]
-    if callable(_function) and _function in op.fast:
-        globals()[_name] = frontend.builtin(_function)
-globals()["scalarInput"] = frontend.input_builtin(scalarInput, False)
-globals()["inputVector"] = frontend.input_builtin(inputVector, True)
 frontend.connect(
     Expression, Parameters, LookupParameters, {operator.name: operator for operator in op.operators}, graph.slow
 )

@@ -20,8 +20,9 @@ from dynjit import cpu, frontend, kernels, op, plan, threads
 from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
 from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
-from dynjit.ops import binary, layout, leaf, linear, unary
-from dynjit.shape import Shape, shapes
+from dynjit.ops import binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary
+from dynjit.recording import PLACE
+from dynjit.shape import Shape, shapes, whole
 from dynjit.tensor import DeviceTensor, Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
@@ -77,6 +78,7 @@ class ComputationGraph(NodesByNumber):
         ComputationGraph.versions += 1
         self._version = ComputationGraph.versions
         ComputationGraph.living[self._version] = self
+        self.era = object()  # another one when nodes are gone
         return self._version
 
     def version(self) -> int:
@@ -111,7 +113,7 @@ class ComputationGraph(NodesByNumber):
             header[name] = 0
         self._drop_plan()
         header["value_top"] = header["value_base"]
-        header["overwritten"], header["overwriting"] = 0, 1
+        header["overwritten"], header["overwriting"], header["stops"] = 0, 1, 0
         header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
         self.immediate, self.check_validity = immediate_compute, check_validity
         self.backward_from = self.backward_top = -1
@@ -144,6 +146,7 @@ class ComputationGraph(NodesByNumber):
         for name, value in (("signature", 0), ("arity", 0), ("flags", 0), ("value", -1)):
             dropped[name] = value
         self.backward_top = min(self.backward_top, mark[-1])
+        self.era = object()
 
     def _mark(self) -> tuple[int, ...]:
         return tuple(int(self.header[name]) for name in MARKED)
@@ -281,6 +284,7 @@ class ComputationGraph(NodesByNumber):
         first, self.constants_from = self.constants_from, int(self.header["node_count"])
         made = self.nodes[first : self.constants_from]
         codes = op.SIGNATURES["op"][made["signature"]]
+        self.header["stops"] = 1
         made["flags"][~np.isin(codes, (leaf.PARAMETER.code, leaf.LOOKUP_TABLE.code))] = FROZEN
 
     def backward(self, index: int, full: bool = False) -> None:
@@ -409,7 +413,8 @@ def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
     return copy if len(dims) == 1 else copy.reshape(dims or (1,), order="F")
 
 
-class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
+@frontend.expression_type(slow)
+class Expression:
     """A node of the current graph; made by operators, not by users."""
 
     __slots__ = ()
@@ -450,12 +455,16 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         if native_place is not None and not recalculate and not current.check_validity and space.executor is None:
             place = native_place(self)
             if place >= 0:
-                start, shape = place // frontend.PLACE, shapes[place % frontend.PLACE]
+                start, shape = place // PLACE, shapes[place % PLACE]
                 return space.single.v[start : start + shape.size], shape
         graph, number = self._place()
         if graph.is_pending or recalculate or graph.nodes[number]["value"] < 0:
             graph.evaluate([number], recalculate)
         return graph.value(number), graph.shape(number)
+
+    def window(self) -> np.ndarray:
+        """The value in place, in memory order: writing changes it."""
+        return self._value(False)[0]
 
     def npvalue(self, recalculate: bool = False) -> np.ndarray:
         """The value as a float64 array, mini-batch last; shape (1,) for a scalar."""
@@ -476,15 +485,15 @@ class Expression(frontend.expression_base(slow)):  # type: ignore[misc]
         return Tensor(natural(window, shape), shape.batch > 1)
 
     def value(self, recalculate: bool = False) -> Any:
-        """The value: a float if it has one element, an array from rank 2 on, else a flat list."""
+        """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
         if native_value is not None and not recalculate and not current.check_validity and space.executor is None:
             found = native_value(self)
             if type(found) is not int:
                 return found
         window, shape = self._value(recalculate)
-        if window.size == 1:
-            return float(window[0])
-        return natural(window, shape) if len(shape.dims) > 1 else window.tolist()
+        if len(shape.dims) > 1:
+            return natural(window, shape)
+        return float(window[0]) if window.size == 1 else window.tolist()
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression of one element; raises ValueError for others."""
@@ -583,19 +592,46 @@ def node_of(operator: op.Operator, operand: Any) -> int:
 
 
 def index_of(operator: op.Operator, value: Any) -> int:
+    """An int; labels out of NumPy come as whole floats or arrays of one element, too, and count as in DyNet."""
     try:
         return python_operator.index(value)
     except TypeError:
+        pass
+    try:
+        return whole(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(located(f"{operator.name}: needs an int, got {type(value).__name__}")) from None
+
+
+def indices_of(operator: op.Operator, values: Any) -> list[int]:
+    try:
+        return [index_of(operator, value) for value in iter(values)]
+    except TypeError:
+        raise TypeError(located(f"{operator.name}: needs a list of ints, got {values!r}")) from None
+
+
+def ints_of(operator: op.Operator, values: Any) -> tuple[int, ...]:
+    """A tuple of ints, of one or of several."""
+    return tuple(indices_of(operator, [values] if isinstance(values, NUMBERS) else values))
+
+
+def bits_of(operator: op.Operator, value: Any, limits: op.Range) -> int:
+    """A float parameter as an int with the same bits; raises ValueError if it is out of range."""
+    if not isinstance(value, NUMBERS):
+        raise TypeError(located(f"{operator.name}: needs a number, got {type(value).__name__}"))
+    number = float(value)
+    if limits.low == limits.low and not limits.low <= number <= limits.high:
+        raise ValueError(located(f"{operator.name}: needs {limits.needs}, got {value}"))
+    return int(np.float64(number).view(np.int64))
 
 
 def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
     """Appends a node for a call of an operator; checks everything first."""
     operands: list[int] = []
-    ints: list[int] = []
+    ints: list[int | tuple[int, ...]] = []
     floats: list[int] = []
     ids: list[int] = []
-    count = -1
+    count, ranges = -1, iter(operator.floats)
     for letter, argument in zip(operator.params.replace("r", ""), arguments, strict=True):
         if letter == "x":
             operands.append(node_of(operator, argument))
@@ -606,13 +642,15 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
         elif letter == "i":
             ints.append(index_of(operator, argument))
         elif letter == "I":
-            ints += [index_of(operator, item) for item in argument]
+            ints.append(ints_of(operator, argument))
+        elif letter == "e":
+            ints.append(index_of(operator, argument) - ids[-1])
         elif letter == "f":
-            floats.append(int(np.float64(argument).view(np.int64)))
+            floats.append(bits_of(operator, argument, next(ranges, op.ANY)))
         elif letter == "d":
             ids.append(index_of(operator, argument))
         else:
-            ids = [index_of(operator, item) for item in argument]
+            ids = indices_of(operator, argument)
             count = len(ids)
     signature = op.signature_of(operator, [current.shape(number) for number in operands], ints, count)
     op.check_bound(operator, signature, ids)
@@ -620,8 +658,8 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
     if "r" in operator.params:
         ids = list(range(int(random_state[1]), int(random_state[1]) + needed))
         random_state[1] += needed
-    elif count < 0:
-        ids *= needed
+    elif ids:
+        ids *= needed // len(ids)  # the same for all mini-batch items
     return expression_at(current.add(signature, operands, floats + ids))
 
 
@@ -687,8 +725,16 @@ def subscript(a: Expression, index: Any) -> Expression:
     return layout.subscript(a, current.shape(node_of(layout.PICK, a)), index)
 
 
-slow.update(add=add, subtract=subtract, multiply=multiply, divide=divide, matmul=matmul, negative=negative,
-            power=power, subscript=subscript, scalar=leaf.scalarInput, vector=leaf.inputVector)  # fmt: skip
+slow.update(
+    add=add,
+    subtract=subtract,
+    multiply=multiply,
+    divide=divide,
+    matmul=matmul,
+    negative=negative,
+    power=power,
+    subscript=subscript,
+)
 
 
 def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
@@ -699,3 +745,4 @@ def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
 
 
 leaf.leaf_maker.append(add_leaf)
+frontend.install((binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary))

@@ -58,6 +58,8 @@ def adapter(operator: op.Operator, kernel: Callable, width: int) -> Compiled:
     except KeyError as error:
         raise TypeError(f"{kernel.__name__}: unknown kernel parameter {error}") from None
     name = f"{kernel.__name__}_{'wide' if width else 'narrow'}"
+    # its symbol: two closures of one builder, compiled in different processes, would share theirs
+    kernel.__qualname__ = kernel.__name__
     options = {key: value for key, value in OPTIONS.items() if key != "no_cpython_wrapper"}
     number = np.float64 if width else np.float32
     scope: dict[str, Any] = {

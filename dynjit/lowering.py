@@ -189,9 +189,11 @@ def write_call(h, s, call, pair, slot, j, level):  # type: ignore[no-untyped-def
     at += operator.floats
     p[c + 16] = at
     if q.ids > 0:
-        for i in range(call.batch):
+        each = q.ids // q.batch
+        p[c + 17] = each
+        for i in range(call.batch * each):
             p[at + i] = data[call.ids + i]
-        at += call.batch
+        at += call.batch * each
     s.count = at
     int8s(s.used)[pair] = 1
     enter(s, level, c, work)

@@ -8,9 +8,10 @@ table by compiled code; an unknown one is made here, by the operator's shape rul
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,24 +23,43 @@ SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
 DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
+FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
 SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, and the last:
 IN_PLACE = SLOTS - 1
 
 OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("overwrites", "i8")])
-NO_GRADIENT, VIEW, ALONE, LEAF, LIST, RANDOM, KEEPS_RESULT, WHOLE_BATCH = 1, 2, 4, 8, 16, 32, 64, 128  # flags
+# flags
+NO_GRADIENT, VIEW, LEAF, LIST, RANDOM, KEEPS_RESULT, WHOLE_BATCH, STOPS = (1 << bit for bit in range(8))
 
 SIGNATURE = np.dtype(
     [
         ("op", "i4"), ("arity", "i4"), ("shape", "i4"), ("length", "i4"),  # length of the key
         ("key", "i8"), ("ints", "i8"),  # where they start in POOL
         ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
-        ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"), ("count", "i8"),  # of integer parameters
+        ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
+        ("alone", "i8"), ("takes", "i8"),  # whether no node groups with others; operands whose place fits the result
+        ("count", "i8"),  # of integer parameters
     ]
 )  # fmt: skip
 
 TABLE = reserve(1 << 16, OPERATOR)
 SIGNATURES = reserve(1 << 26, SIGNATURE)
 POOL = reserve(1 << 32, np.int64)  # keys and integer parameters of signatures, end to end
+
+
+class Range(NamedTuple):
+    """What a float parameter may be: from `low` to `high`, both included; anything if `low` is NaN."""
+
+    needs: str
+    low: float
+    high: float
+
+
+ANY = Range("a number", math.nan, math.nan)
+NOT_NEGATIVE = Range("a number of 0 or more", 0.0, math.inf)
+MARGIN = Range("a margin of 0 or more", 0.0, math.inf)
+SHARE = Range("a probability 0 <= p <= 1", 0.0, 1.0)
+PROBABILITY = Range("a probability 0 <= p < 1", 0.0, math.nextafter(1.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,7 @@ class Operator:
     view: bool
     leaf: bool
     module: str
+    floats: tuple[Range, ...] = ()
     code: int = 0
 
     def cuda_kernel(self, slot: int) -> Callable | None:
@@ -109,7 +130,7 @@ class Operator:
 
 operators: list[Operator] = []
 recorder: Callable[[Operator, Sequence[Any]], Any]  # set by graph.py: appends a node to the current graph
-fast: dict[Callable, Operator] = {}  # public functions whose positional call is the operator's
+fast: dict[Callable, tuple[Operator, str]] = {}  # public functions that stand for an operator, and their arguments
 
 
 def names_of(function: Callable | None) -> tuple[str, ...]:
@@ -134,13 +155,17 @@ def define(
     cases: tuple[Case, ...] = (),
     view: bool = False,
     leaf: bool = False,
+    floats: tuple[Range, ...] = (),
 ) -> Operator:
     """Adds an operator to the table.
 
-    params: one letter per argument of a call: x expression, X list of expressions, i int or I tuple of ints (part of
-        the signature), f float, d index or D list of indices (one per mini-batch item), r number of a random stream
-        (drawn, not passed).  Floats come before indices.
-    shape: rule (operands' shapes ..., ints ..., number of indices of D) -> Shape or Result; raises ShapeError.
+    params: one letter per argument of a call: x expression, X list of expressions; i int, I ints (a tuple or list, or
+        one int) and e end of the range that starts at the index before (its length), which are part of the signature;
+        f float; d index or D list of indices (one per mini-batch item), A list of indices that all mini-batch items
+        share; r number of a random stream (drawn, not passed).
+    shape: rule (operands' shapes ..., ints and tuples of ints ..., number of indices of D or A) -> Shape or Result;
+        raises ShapeError.
+    floats: the ranges of the float parameters, where not any number will do.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
     forward_cuda, backward_cuda: the forms for CUDA, of the same parameters and `thread, threads`; DERIVED: generated.
     keeps_result: whether a backward kernel reads the result.
@@ -153,7 +178,7 @@ def define(
     """
     module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
     made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, keeps_result,
-                    overwrites, in_place, whole_batch, reference, cases, view, leaf, module)  # fmt: skip
+                    overwrites, in_place, whole_batch, reference, cases, view, leaf, module, floats)  # fmt: skip
     made.code = len(operators)
     operators.append(made)
     takes = names_of(forward)
@@ -162,23 +187,26 @@ def define(
     flags = (
         (0 if any(backward) or view else NO_GRADIENT)
         | (VIEW if view else 0)
-        | (ALONE if group == NEVER else 0)
         | (LEAF if leaf else 0)
         | (LIST if made.is_list else 0)
         | (RANDOM if "r" in params else 0)
         | (KEEPS_RESULT if keeps_result and any(backward) else 0)
         | (WHOLE_BATCH if whole_batch else 0)
+        | (STOPS if None in backward else 0)
     )
     TABLE[made.code] = shared, stepped, flags, params.count("f"), sum(1 << k for k in overwrites)
     return made
 
 
-def native(operator: Operator) -> Callable[[Callable], Callable]:
-    """Marks a public function whose positional arguments are the operator's: compiled code serves its plain calls."""
+def native(operator: Operator, letters: str = "") -> Callable[[Callable], Callable]:
+    """Marks a public function that stands for an operator: compiled code serves its plain calls.
+
+    letters: what its arguments are, where it is not the operator's `params`; those behind have no effect.  Of a leaf
+        also v, a list of its values, and f, a number that fills it.
+    """
 
     def mark(function: Callable) -> Callable:
-        assert operator not in fast.values(), f"{operator.name} has a public function already"
-        fast[function] = operator
+        fast[function] = operator, letters or operator.params.replace("r", "")
         return function
 
     return mark
@@ -190,35 +218,48 @@ used = {"signatures": 1, "pool": 0}  # signature 0 is nobody's
 by_key: dict[tuple[int, ...], int] = {}
 
 
-def signature_of(operator: Operator, operands: Sequence[Shape], ints: Sequence[int], ids: int) -> int:
+def signature_of(operator: Operator, operands: Sequence[Shape], ints: Sequence[int | tuple[int, ...]], ids: int) -> int:
     """The number of a signature; its shape rule runs when it is met for the first time.
 
     ids: how many indices a call with a list of indices has, -1 for calls without one.
     """
     counted = (ids,) if ids >= 0 else ()
-    key = (operator.code, len(operands), *(number_of(shape) for shape in operands), *ints, *counted)
+    flat: list[int] = []
+    for given in ints:
+        flat += (len(given), *given) if isinstance(given, tuple) else (given,)
+    key = (operator.code, len(operands), *(number_of(shape) for shape in operands), *flat, *counted)
     number = by_key.get(key)
     if number is None:
         rule_operands = (list(operands),) if operator.is_list else tuple(operands)
         result = operator.shape(*rule_operands, *ints, *counted)
-        number = add_signature(operator, key, len(operands), result if isinstance(result, Result) else Result(result))
+        number = add_signature(operator, key, operands, result if isinstance(result, Result) else Result(result))
     return number
 
 
-def add_signature(operator: Operator, key: tuple[int, ...], arity: int, result: Result) -> int:
-    shape = result.shape
+def stands_alone(operator: Operator, operands: Sequence[Shape], result: Shape) -> bool:
+    """Whether nodes do not run together with others of their signature."""
+    if operator.group == NEVER or len(operands) > FLAGGED:
+        return True
+    shared = [operator.kind(k) == SHARED for k in range(len(operands))]
+    return any(shared) and any(x.batch != (1 if s else result.batch) for x, s in zip(operands, shared, strict=True))
+
+
+def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[Shape], result: Result) -> int:
+    shape, arity = result.shape, len(operands)
     ints = key[2 + arity :] if result.ints is None else result.ints
     number, start = used["signatures"], used["pool"]
     end = start + len(key) + len(ints)
     if number == SIGNATURES.size or end > POOL.size:
         raise MemoryError(f"more than {number} different calls of operators")
     POOL[start:end] = key + tuple(ints)
-    has_ids = "d" in operator.params or "D" in operator.params or "r" in operator.params
+    per_item = key[-1] if "A" in operator.params else int(not set("dDr").isdisjoint(operator.params))
     SIGNATURES[number] = (
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
-        shape.batch if has_ids else 0, UNBOUNDED if "r" in operator.params else result.bound,
-        result.scratch * shape.batch, 0, len(ints),
+        shape.batch * per_item, UNBOUNDED if "r" in operator.params else result.bound,
+        result.scratch * shape.batch, 0, stands_alone(operator, operands, shape),
+        sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
+        len(ints),
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end
     by_key[key] = number

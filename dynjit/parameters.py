@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import frontend, graph, op, textformat
+from dynjit import graph, op, recording, textformat
 from dynjit.arena import FROZEN, NEEDS_GRADIENT, space
 from dynjit.errors import ModelFileError, ShapeError, located
 from dynjit.graph import Expression, NativeParameter
@@ -44,7 +44,7 @@ class Stored(NativeParameter):
         self._updated = True
         parameter_changes[0] += 1
         signature = leaf.leaf_signature(self.operator, self.shape_in_graph)
-        frontend.parameters[self.number] = signature, self.start, NEEDS_GRADIENT
+        recording.parameters[self.number] = signature, self.start, NEEDS_GRADIENT
         weakref.finalize(self, give_back, self.number, self.start, self.extent).atexit = False
 
     @property
@@ -54,19 +54,25 @@ class Stored(NativeParameter):
 
     def join(self) -> int:
         """Its node in the current graph."""
-        handle, current = self.handle, graph.current
-        number = handle & 0xFFFFFFFF
-        if handle >> 32 != current.version() or not current.has(number):
-            number = current.add_leaf(*(int(value) for value in frontend.parameters[self.number]))
-            self.handle = current.version() << 32 | number
-        return number
+        if not self.has_joined():
+            number = graph.current.add_leaf(*(int(value) for value in recording.parameters[self.number]))
+            self.handle = graph.current.version() << 32 | number
+        return self.handle & 0xFFFFFFFF
+
+    def has_joined(self) -> bool:
+        """Whether its handle is that of its node in the current graph, and not of another since the graph was cut."""
+        current, number = graph.current, self.handle & 0xFFFFFFFF
+        if self.handle >> 32 != current.version() or not current.has(number):
+            return False
+        known, own = current.nodes[number], recording.parameters[self.number]
+        return all(known[name] == own[name] for name in ("signature", "value", "flags"))
 
     def _node(self) -> int:
         return self.join()
 
     def constant(self) -> Expression:
         """Itself as a constant of the current graph: no gradient flows to it."""
-        signature, start, _ = (int(value) for value in frontend.parameters[self.number])
+        signature, start, _ = (int(value) for value in recording.parameters[self.number])
         return graph.expression_at(graph.current.add_leaf(signature, start, FROZEN))
 
     def name(self) -> str:

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 from dynjit import op
 from dynjit.arena import (
-    FLAGGED,
     headers,
     int32s,
     int64s,
     keys_at,
     nodes_at,
     operators_at,
-    shapes_at,
     signatures_at,
     works_at,
 )
@@ -86,39 +84,19 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
 
 
 @helper
-def stands_alone(h, node):  # type: ignore[no-untyped-def]
-    """Whether a node must have a group of its own."""
-    q = signatures_at(h.signatures)[node.signature]
-    operator = operators_at(h.operators)[q.op]
-    if operator.flags & op.ALONE or node.arity > FLAGGED:
-        return True
-    if operator.shared == 0:
-        return False
-    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
-    for k in range(node.arity):
-        batch = shapes[pool[q.key + 2 + k]].batch
-        if is_shared(operator.shared, k, node.arity):
-            if batch > 1:
-                return True
-        elif batch != q.batch:
-            return True
-    return False
-
-
-@helper
 def taken(h, node):  # type: ignore[no-untyped-def]
     """The operand whose place a node takes, or -1."""
-    overwrites = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].overwrites
-    if overwrites == 0 or h.overwriting == 0:
+    signatures = signatures_at(h.signatures)
+    possible = signatures[node.signature].takes
+    if possible == 0 or h.overwriting == 0:
         return -1
-    nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
+    nodes, args, work = nodes_at(h.nodes), int32s(h.args), works_at(h.work)
     for k in range(node.arity):
         source = args[node.args + k]
         own = work[source]
-        if (overwrites >> k) & 1 and own.stamp == h.generation and own.uses == 1:
-            q = signatures[nodes[source].signature]
-            is_kept = operators_at(h.operators)[q.op].flags & (op.KEEPS_RESULT | op.VIEW)
-            if not is_kept and q.size == signatures[node.signature].size:
+        if (possible >> k) & 1 and own.stamp == h.generation and own.uses == 1:
+            operator = operators_at(h.operators)[signatures[nodes[source].signature].op]
+            if operator.flags & (op.KEEPS_RESULT | op.VIEW) == 0:
                 return k
     return -1
 
@@ -171,7 +149,7 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
     node, slot = nodes[number], -1
     takes = taken(h, node)
-    if not stands_alone(h, node):
+    if signatures_at(h.signatures)[node.signature].alone == 0:
         slot = key_code(h, node) & (size - 1)
         # a slot is in use if the key that it names says so: the table need not be cleared
         while slots[slot] < count and keys[slots[slot]].slot == slot:
@@ -295,6 +273,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     lowest = mark(context, targets, count)
     if h.pending == 0:
         return 0
+    h.whole = int64s(targets)[0] if count == 1 and orders == 0 else -1
     if h.pending <= DIRECT or h.autobatch == 0:
         for number in range(lowest, h.highest + 1):
             if works_at(h.work)[number].stamp == h.generation:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynjit.errors import located
-from dynjit.frontend import builtin
 from dynjit.graph import Expression
-from dynjit.ops import binary, layout, linear, noise, unary
+from dynjit.ops import noise
+from dynjit.ops.binary import add, cmult, subtract
+from dynjit.ops.layout import concatenate
+from dynjit.ops.linear import add_product, affine_transform
+from dynjit.ops.unary import logistic, tanh
 from dynjit.parameters import ParameterCollection
 from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, RNNState, Run, StackedRNNState, Vectors, masked
 from dynjit.rnn_lstm import (
@@ -24,12 +27,6 @@ __all__ = ["BiRNNBuilder", "CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "F
            "LSTMBuilder", "RNNBuilder", "RNNState", "SimpleRNNBuilder", "SparseLSTMBuilder", "StackedRNNState",
            "VanillaLSTMBuilder"]  # fmt: skip
 
-add, subtract, cmult, tanh, logistic = (
-    builtin(function) for function in (binary.add, binary.subtract, binary.cmult, unary.tanh, unary.logistic)
-)
-affine_transform, add_product, concatenate = (
-    builtin(function) for function in (linear.affine_transform, linear.add_product, layout.concatenate)
-)
 for _builder in (CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder, VanillaLSTMBuilder):
     _builder.__module__ = __name__  # saved models name the builders by the module that users know
 
@@ -50,7 +47,7 @@ class SimpleRNNBuilder(MaskedRNNBuilder):
             self._parameters.append(self._add((hidden, inputs), (hidden, hidden), (hidden,)))
 
     def _step(self, run: Run, others: Vectors, h: Vectors, x: Expression) -> tuple[Vectors, Vectors, Expression]:
-        masks = self._masks(run, x)
+        masks = run.masks
         new_h = []
         for layer, (w_x, w_h, b) in enumerate(run.parameters):
             mask_x, mask_h = masks[layer] if masks else (None, None)
@@ -72,6 +69,7 @@ class GRUBuilder(RNNBuilder):
 
     collection_name = "gru-builder"
     dropout_kinds = 1
+    _is_masked = False
 
     def __init__(self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection) -> None:
         super().__init__(layers, input_dim, hidden_dim, model)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dynjit import graph
+from dynjit import frontend, graph
 from dynjit.errors import located
 from dynjit.graph import Expression
-from dynjit.ops import binary, leaf, noise
+from dynjit.ops import binary, layout, leaf, noise
 from dynjit.parameters import ParameterCollection, Parameters
+from dynjit.sequence import number_in_graph, program_from, record_step, record_steps
 
 __all__ = ["Builder", "RNNBuilder", "RNNState", "Run", "StackedRNNState"]
 
@@ -23,14 +24,11 @@ class RNNState:
     It holds the builder's vectors `s`: an LSTM's c of each layer, then h of each layer; of other networks h alone.
     """
 
-    __slots__ = ("_builder", "_h", "_others", "_output", "_prev", "_run")
+    __slots__ = ("_prev", "_run", "_vectors")
 
-    def __init__(
-        self, builder: RNNBuilder, run: Run, others: Vectors = (), h: Vectors = (), prev: RNNState | None = None,
-        output: Expression | None = None,
-    ) -> None:  # fmt: skip
-        self._builder, self._run, self._others, self._h = builder, run, others, h
-        self._prev, self._output = prev, output
+    def __init__(self, run: Run, vectors: Sequence[Expression] = (), prev: RNNState | None = None) -> None:
+        """vectors: those of the state, and behind them the output."""
+        self._run, self._vectors, self._prev = run, vectors, prev
 
     def add_input(self, x: Expression) -> RNNState:
         """The state after one more input.
@@ -38,9 +36,9 @@ class RNNState:
         x: (input_dim,) x batch.  Raises ValueError for a state of an earlier graph, ShapeError for another shape.
         """
         run = self._run
-        run.check()
-        others, h, output = self._builder._step(run, self._others, self._h, x)
-        return RNNState(self._builder, run, others, h, self, output)
+        if run.version != graph.current._version:
+            run.check()
+        return RNNState(run, record_step(run.programs, run.objects, self._vectors, x, run), self)
 
     def add_inputs(self, xs: Iterable[Expression]) -> list[RNNState]:
         """The states after each input."""
@@ -52,20 +50,21 @@ class RNNState:
 
     def transduce(self, xs: Iterable[Expression]) -> list[Expression]:
         """The outputs of the top layer after each input; cheaper than `add_inputs`."""
-        self._run.check()
-        return self._builder._transduce(self._run, self._others, self._h, list(xs))
+        run = self._run
+        run.check()
+        return record_steps(run.programs, run.objects, self._vectors, list(xs), run)
 
     def output(self) -> Expression | None:
         """The top layer's output; None before any input."""
-        return self._output
+        return self._vectors[-1] if self._vectors else None
 
     def h(self) -> Vectors:
         """Each layer's output; () before any input."""
-        return self._h
+        return self.s()[-self._run.builder.layers :]
 
     def s(self) -> Vectors:
         """All vectors of the state: for an LSTM (c of each layer, h of each layer)."""
-        return self._others + self._h
+        return tuple(self._vectors[:-1])
 
     def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with other outputs, one per layer; an LSTM keeps its c (at first 0).
@@ -73,13 +72,14 @@ class RNNState:
         Raises ValueError for another number of them, and for a state of an earlier graph.
         """
         self._run.check()
-        h, builder = tuple(es or ()), self._builder
+        h, builder = tuple(es or ()), self._run.builder
         if len(h) != builder.layers:
             raise ValueError(located(
                 f"{builder.whoami()}.set_h: needs as many expressions as layers, {builder.layers}, got {len(h)}"
             ))  # fmt: skip
-        others = self._others or self._run.zeros((builder.vectors_per_layer - 1) * builder.layers)
-        return RNNState(builder, self._run, others, h, self, h[-1])
+        size = builder.layers * builder.vectors_per_layer
+        others = self.s()[: size - builder.layers] or self._run.zeros(size - builder.layers)
+        return RNNState(self._run, (*others, *h, h[-1]), self)
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with other vectors: all of them, or of an LSTM the c of each layer alone; h stays then (at first 0).
@@ -87,18 +87,16 @@ class RNNState:
         Raises ValueError for another number of them, and for a state of an earlier graph.
         """
         self._run.check()
-        vectors, builder = tuple(es or ()), self._builder
+        vectors, builder = tuple(es or ()), self._run.builder
         layers, whole = builder.layers, builder.layers * builder.vectors_per_layer
-        if len(vectors) == whole:
-            others, h = vectors[: whole - layers], vectors[whole - layers :]
-        elif len(vectors) == layers:
-            others, h = vectors, self._h or self._run.zeros(layers)
-        else:
+        if len(vectors) not in (layers, whole):
             raise ValueError(located(
                 f"{builder.whoami()}.set_s: needs {' or '.join(map(str, sorted({layers, whole})))} expressions "
                 f"for {layers} layers, got {len(vectors)}"
             ))  # fmt: skip
-        return RNNState(builder, self._run, others, h, self, h[-1])
+        if len(vectors) < whole:
+            vectors += self.h() or self._run.zeros(layers)
+        return RNNState(self._run, (*vectors, vectors[-1]), self)
 
     def prev(self) -> RNNState | None:
         """The state before the last input."""
@@ -106,7 +104,7 @@ class RNNState:
 
     def b(self) -> RNNBuilder:
         """The builder."""
-        return self._builder
+        return self._run.builder
 
 
 class StackedRNNState:
@@ -151,17 +149,26 @@ class StackedRNNState:
 class Run:
     """What a builder has in one graph: its parameters as expressions, and its dropout masks."""
 
-    __slots__ = ("_zero", "flat", "initial", "masks", "norms", "parameters", "size", "version")
+    __slots__ = ("_zero", "builder", "era", "initial", "masks", "norms", "objects", "parameters", "programs", "version")
 
     def __init__(self, builder: Builder, update: bool) -> None:
-        self.version = graph.current.version()
+        self.builder: Any = builder
+        self.version, self.era = graph.current.version(), graph.current.era
         self.parameters = builder._in_graph(update)
         self.norms = [in_graph(norms, update) for norms in builder._norms]
-        self.flat = [p for layer in self.parameters for p in layer]
-        self.masks: list[Masks] | None = None
-        self.initial: RNNState | None = None
-        self.size = builder.hidden_dim
         self._zero: Expression | None = None
+        self.initial = RNNState(self)
+        self.set_masks(None)
+
+    def set_masks(self, masks: list[Masks] | None) -> None:
+        """Takes other dropout masks; None: they are drawn at the next input, if at all."""
+        self.masks = masks
+        self.programs = self.builder._programs  # of the first step, and of later ones; see sequence.py
+        self.objects: list[Any] | None = None if self.builder._is_masked and masks is None else [
+            thing for things in (*self.parameters, *self.norms, *(masks or ())) for thing in things if thing is not None
+        ]  # fmt: skip
+        if self.objects is not None and self.builder.starts_at_zero:
+            self.objects.append(self.zero)
 
     def check(self) -> None:
         """Raises ValueError if the graph has been renewed since."""
@@ -170,24 +177,55 @@ class Run:
 
     def is_current(self) -> bool:
         """Whether it is of the current graph, and `cg_revert` has dropped none of its nodes."""
+        if self.era is graph.current.era:
+            return True
         if self.version != graph.current.version():
             return False
-        last = [p for p in self.flat if not isinstance(p, Parameters)][-1:]  # of nodes made together the last tells
-        if self.masks:
-            last += [by for layer in self.masks for by in layer if by is not None][-1:]
+        # of nodes made together the last tells
+        last = [p for layer in self.parameters for p in layer if not isinstance(p, Parameters)][-1:]
+        last += [by for layer in self.masks or () for by in layer if by is not None][-1:]
         if self._zero is not None:
             last.append(self._zero)
-        return all(graph.current.has(node.handle & 0xFFFFFFFF) for node in last)
+        if not all(graph.current.has(node.handle & 0xFFFFFFFF) for node in last):
+            return False
+        self.era = graph.current.era
+        return True
 
     @property
     def zero(self) -> Expression:
         """A vector of zeros of the hidden size."""
         if self._zero is None:
-            self._zero = leaf.zeros((self.size,))
+            self._zero = leaf.zeros((self.builder.hidden_dim,))
         return self._zero
 
     def zeros(self, count: int) -> Vectors:
         return (self.zero,) * count if count else ()
+
+    def step(self, vectors: Sequence[Expression], x: Expression) -> list[Expression]:
+        """The vectors of the state after an input, and the output; in Python where compiled code does not know how."""
+        self.check()
+        builder = self.builder
+        builder._masks(self, x)
+        which, size = int(len(vectors) > 0), builder.layers * builder.vectors_per_layer
+        vectors = vectors[:size]
+        is_new = frontend.is_native and self.programs[which] is None and isinstance(x, Expression)
+        if is_new:
+            vectors, x = self._apart(vectors, x)
+        first = int(graph.current.header["node_count"])
+        split = size - builder.layers
+        others, h, output = builder._step(self, tuple(vectors[:split]), tuple(vectors[split:]), x)
+        results = [*others, *h, output]
+        if is_new:
+            self.programs[which] = program_from(first, size, vectors, x, self.objects or (), results)
+        return results
+
+    def _apart(self, vectors: Sequence[Expression], x: Expression) -> tuple[Sequence[Expression], Expression]:
+        """The vectors and the input as nodes that are nothing else, so that it is plain what a step takes."""
+        given = [x._node(), *(vector._node() for vector in vectors)]
+        others = {number_in_graph(thing) for thing in self.objects or ()}
+        if len(set(given)) == len(given) and not others.intersection(given):
+            return vectors, x
+        return [layout.reshape(vector, *vector.dim()) for vector in vectors], layout.reshape(x, *x.dim())
 
 
 def in_graph(parameters: Sequence[Parameters], update: bool) -> list[Any]:
@@ -204,6 +242,7 @@ class Builder:
 
     collection_name = ""
     dropout_kinds = 2  # of inputs, of recurrent outputs
+    starts_at_zero = False  # whether the first step takes a vector of zeros
 
     def __init__(self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection) -> None:
         self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
@@ -220,6 +259,7 @@ class Builder:
         self._parameters: list[list[Parameters]] = []
         self._norms: list[list[Parameters]] = []
         self._runs: dict[bool, Run] = {}
+        self._programs: list[bytes | None] = [None, None]
         self._rates = (0.0,) * self.dropout_kinds
 
     @property
@@ -237,7 +277,8 @@ class Builder:
         return type(self).__name__
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_runs": {}}  # copies and pickles have nothing of a graph
+        """For copies and pickles: what belongs to a graph, or to this process, is left out."""
+        return vars(self) | {"_runs": {}, "_programs": [None, None]}
 
     # ---- parameters ----
 
@@ -295,9 +336,9 @@ class Builder:
         if not all(0 <= rate < 1 for rate in rates):
             got = ", ".join(map(str, rates))
             raise ValueError(located(f"{self.whoami()}.set_dropout: needs rates from 0 to below 1, got {got}"))
-        self._rates = tuple(map(float, rates))
+        self._rates, self._programs = tuple(map(float, rates)), [None, None]
         for run in self._runs.values():
-            run.masks = None
+            run.set_masks(None)
 
     def disable_dropout(self) -> None:
         """Sets all dropout rates to 0."""
@@ -313,11 +354,13 @@ class Builder:
 
     def _masks(self, run: Run, x: Expression) -> list[Masks] | None:
         """The masks of this graph, drawn at its first input for its mini-batch size; None without dropout."""
-        if not any(self._rates):
-            return None
-        if run.masks is None:
-            run.masks = self._draw_masks(x.dim()[1])
+        if self._is_masked and run.masks is None:
+            run.set_masks(self._draw_masks(x.dim()[1]))
         return run.masks
+
+    @property
+    def _is_masked(self) -> bool:
+        return any(self._rates)
 
 
 class RNNBuilder(Builder):
@@ -329,13 +372,6 @@ class RNNBuilder(Builder):
         """The vectors after an input, and the output; `others` and `h` are () before the first input."""
         raise NotImplementedError
 
-    def _transduce(self, run: Run, others: Vectors, h: Vectors, xs: list[Expression]) -> list[Expression]:
-        outputs = []
-        for x in xs:
-            others, h, output = self._step(run, others, h, x)
-            outputs.append(output)
-        return outputs
-
     def initial_state(self, vecs: Sequence[Expression] | None = None, update: bool = True) -> RNNState:
         """The state before any input.
 
@@ -344,8 +380,6 @@ class RNNBuilder(Builder):
         Raises ValueError for a wrong number of vectors.
         """
         run = self._run(bool(update))
-        if run.initial is None:
-            run.initial = RNNState(self, run)
         return run.initial if vecs is None else run.initial.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[Sequence[float]], update: bool = True) -> RNNState:
@@ -363,7 +397,7 @@ class MaskedRNNBuilder(RNNBuilder):
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws new masks for a mini-batch size; raises ValueError before `initial_state` in this graph."""
         for run in self._current_runs("set_dropout_masks"):
-            run.masks = self._draw_masks(int(batch_size))
+            run.set_masks(self._draw_masks(int(batch_size)))
 
 
 def mask(size: int, rate: float, batch: int) -> Expression | None:

@@ -7,31 +7,18 @@ from typing import Any
 import numpy as np
 
 from dynjit.errors import located
-from dynjit.frontend import builtin
 from dynjit.graph import Expression
-from dynjit.ops import binary, linear, noise, recurrent, reduce, unary
+from dynjit.ops import noise
+from dynjit.ops.binary import add, cmult, subtract
+from dynjit.ops.linear import add_product, affine_transform, product
+from dynjit.ops.recurrent import lstm_activation, lstm_c, lstm_h, vanilla_lstm_c, vanilla_lstm_h
+from dynjit.ops.reduce import layer_norm
+from dynjit.ops.unary import logistic, tanh
 from dynjit.parameters import ParameterCollection, Parameters
 from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, Run, Vectors, in_graph, masked
-from dynjit.sequence import record_lstm
 
 __all__ = ["CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "FastLSTMBuilder", "LSTMBuilder", "SparseLSTMBuilder",
            "VanillaLSTMBuilder"]  # fmt: skip
-
-add, subtract, cmult, tanh, logistic = (
-    builtin(function) for function in (binary.add, binary.subtract, binary.cmult, unary.tanh, unary.logistic)
-)
-affine_transform, add_product, product = (
-    builtin(function) for function in (linear.affine_transform, linear.add_product, linear.product)
-)
-layer_norm, lstm_activation, vanilla_lstm_c, vanilla_lstm_h = (
-    builtin(function)
-    for function in (
-        reduce.layer_norm,
-        recurrent.lstm_activation,
-        recurrent.vanilla_lstm_c,
-        recurrent.vanilla_lstm_h,
-    )
-)
 
 
 class VanillaLSTMBuilder(MaskedRNNBuilder):
@@ -46,6 +33,7 @@ class VanillaLSTMBuilder(MaskedRNNBuilder):
 
     collection_name = "vanilla-lstm-builder"
     vectors_per_layer = 2
+    starts_at_zero = True
 
     def __init__(
         self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection, ln_lstm: Any = False,
@@ -72,13 +60,9 @@ class VanillaLSTMBuilder(MaskedRNNBuilder):
         return self.layers, self.input_dim, self.hidden_dim, self.ln_lstm, self.forget_bias
 
     def _step(self, run: Run, others: Vectors, h: Vectors, x: Expression) -> tuple[Vectors, Vectors, Expression]:
-        masks = self._masks(run, x)
-        if masks is None and not self.ln_lstm:
-            vectors = record_lstm(run.flat, run.zero, others, h, [x], self.forget_bias, True)
-            return vectors[: self.layers], vectors[self.layers :], vectors[-1]
         new_c, new_h = [], []
         for layer, weights in enumerate(run.parameters):
-            mask_x, mask_h = masks[layer] if masks else (None, None)
+            mask_x, mask_h = run.masks[layer] if run.masks else (None, None)
             x = masked(x, mask_x)
             before = masked(h[layer], mask_h) if h else None
             c = others[layer] if others else run.zero
@@ -90,11 +74,6 @@ class VanillaLSTMBuilder(MaskedRNNBuilder):
             new_h.append(x)
         return tuple(new_c), tuple(new_h), x
 
-    def _transduce(self, run: Run, others: Vectors, h: Vectors, xs: list[Expression]) -> list[Expression]:
-        if not xs or self.ln_lstm or self._masks(run, xs[0]) is not None:
-            return super()._transduce(run, others, h, xs)
-        return list(record_lstm(run.flat, run.zero, others, h, xs, self.forget_bias, False))
-
 
 Pair = tuple[Expression, Expression]
 
@@ -105,9 +84,8 @@ def plain_step(weights: list[Any], x: Expression, c: Expression, before: Express
     pre = affine_transform([b, w_x, x])
     if before is not None:
         pre = add_product(pre, w_h, before)
-    gates = lstm_activation(pre, forget_bias)
-    c = vanilla_lstm_c(c, gates)
-    return c, vanilla_lstm_h(c, gates)
+    c = lstm_c(pre, c, forget_bias)
+    return c, lstm_h(pre, c)
 
 
 def normalised_step(
@@ -226,7 +204,7 @@ class CoupledLSTMBuilder(RNNBuilder):
         self._set_rates(d, d_h, d_c)
 
     def _step(self, run: Run, others: Vectors, h: Vectors, x: Expression) -> tuple[Vectors, Vectors, Expression]:
-        masks = self._masks(run, x)
+        masks = run.masks
         new_c, new_h = [], []
         for layer, (w_xi, w_hi, w_ci, b_i, w_xo, w_ho, w_co, b_o, w_xc, w_hc, b_c) in enumerate(run.parameters):
             mask_x, mask_h, mask_c = masks[layer] if masks else (None, None, None)
@@ -258,5 +236,4 @@ class FastLSTMBuilder(CoupledLSTMBuilder):
     collection_name = "fast-lstm-builder"
     has_peepholes = False
 
-    def _masks(self, run: Run, x: Expression) -> None:
-        return None
+    _is_masked = False

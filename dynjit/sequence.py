@@ -1,7 +1,7 @@
-"""Records an LSTM over a whole sequence in one crossing into compiled code.
+"""Records the steps of recurrent networks in compiled code: a step is taken once in Python, and repeated from then on.
 
-Per step and layer the same four nodes as the twin in Python makes: input projection, product with the last output
-added, c and h.  The planner makes one product of the projections of all steps.
+What a step does depends on the network's settings alone, not on values or shapes.  So the nodes of the first one, with
+where each operand came from, are a program for all others: also in later graphs, and for other mini-batch sizes.
 """
 
 from __future__ import annotations
@@ -10,182 +10,213 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from dynjit import frontend
-from dynjit.arena import float64s, headers, int64s, view_of
-from dynjit.frontend import (
+from dynjit import frontend, graph, op
+from dynjit.arena import headers, int64s
+from dynjit.jit import entry, external, helper
+from dynjit.recording import (
     DATA,
     KEY,
     OPERANDS,
     add_node,
-    as_double,
+    bytes_start,
+    count_of,
+    drop,
+    entry_of,
     expression_of,
     front_ends,
+    integer_of,
     list_item,
     list_size,
     load,
     new_list,
     operand,
     set_item,
+    state,
     state_address,
     vectorcall,
+    words,
 )
-from dynjit.jit import add_symbol, entry, helper, python_symbol
-from dynjit.ops import linear, recurrent
 
-CODES = np.dtype([(name, "i8") for name in ("affine", "add_product", "c", "h", "slow")])
-codes = np.zeros(1, CODES)
-add_symbol("dynjit_sequence_codes", codes.ctypes.data)
-python_symbol("Py_DecRef")
-drop = types.ExternalFunction("Py_DecRef", types.void(types.intp))
-codes_at = view_of(CODES)
-STATE = 6 << 20  # where the present vectors lie in the header's scratch numbers
-MAX_LAYERS = 1 << 10
-
-
-@intrinsic
-def codes_address(typing):  # type: ignore[no-untyped-def]
-    """Address of the operators' codes, by its symbol."""
-
-    def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
-        symbol = ir.GlobalVariable(builder.module, ir.IntType(64), "dynjit_sequence_codes")
-        symbol.linkage = "external"
-        return builder.ptrtoint(symbol, ir.IntType(64))
-
-    return types.int64(), codegen
+# A program, as int64 numbers: how many nodes, vectors of a state, and objects there are; then per node its operator,
+# how many operands, integers and floats it has, and these; then the places of the new vectors, and of the output.
+# Operands come from places: the vectors', the input's, the objects' (parameters, masks), those of the nodes so far.
+PLACES = 6 << 20  # where the places are in the header's scratch numbers
+UNKNOWN = -1  # the node of an object that was not needed yet
 
 
 @helper
-def node_of(s, h, code, arity, a, b, c, floats):  # type: ignore[no-untyped-def]
-    """A node of up to three operands; its float, if it has one, lies in the scratch data.  -1: not the plain case."""
-    if a < 0 or b < 0 or c < 0:
-        return -1
-    scratch = int64s(h.scratch)
-    scratch[KEY] = code
-    scratch[KEY + 1] = arity
-    scratch[OPERANDS] = a
-    scratch[OPERANDS + 1] = b
-    scratch[OPERANDS + 2] = c
-    return add_node(2 + arity, arity, floats)
+def program_of(s, programs, index):  # type: ignore[no-untyped-def]
+    """Address of the program of a first step (index 0), or of a later one; 0: there is none yet."""
+    program = list_item(programs, index)
+    return bytes_start(program) if load(program + 8) == s.bytes else 0
 
 
-@helper
-def step(s, h, code, weights, layers, x, bias):  # type: ignore[no-untyped-def]
-    """One step of all layers; the vectors at STATE (c of each layer, h of each layer; h -1: none) are replaced."""
-    scratch, doubles = int64s(h.scratch), float64s(h.scratch)
-    for layer in range(layers):
-        w_x = operand(s, h, list_item(weights, 3 * layer))
-        w_h = operand(s, h, list_item(weights, 3 * layer + 1))
-        b = operand(s, h, list_item(weights, 3 * layer + 2))
-        pre = node_of(s, h, code.affine, 3, b, w_x, x, 0)
-        before = scratch[STATE + layers + layer]
-        if before >= 0:
-            pre = node_of(s, h, code.add_product, 3, pre, w_h, before, 0)
-        doubles[DATA] = bias
-        c = node_of(s, h, code.c, 2, pre, scratch[STATE + layer], 0, 1)
-        x = node_of(s, h, code.h, 2, pre, c, 0, 0)
-        if x < 0:
-            return -1
-        scratch[STATE + layer] = c
-        scratch[STATE + layers + layer] = x
-    return x
-
-
-@helper
-def record_all(s, h, code, args):  # type: ignore[no-untyped-def]
-    """The list that the builtin returns; 0: not the plain case."""
-    weights, zero, others, before, xs = load(args), load(args + 8), load(args + 16), load(args + 24), load(args + 32)
-    bias, whole = as_double(load(args + 40)), list_size(load(args + 48)) > 0
-    if load(xs + 8) != s.list:
-        return 0
-    layers, steps = list_size(weights) // 3, list_size(xs)
-    if layers > MAX_LAYERS or steps == 0:
-        return 0
-    scratch = int64s(h.scratch)
-    start = operand(s, h, zero)
-    for layer in range(layers):
-        scratch[STATE + layer] = start if list_size(others) == 0 else operand(s, h, list_item(others, layer))
-        scratch[STATE + layers + layer] = -1 if list_size(before) == 0 else operand(s, h, list_item(before, layer))
-        if scratch[STATE + layer] < 0 or (list_size(before) > 0 and scratch[STATE + layers + layer] < 0):
+@external("int64(int64, int64)")
+def step(program, objects):  # type: ignore[no-untyped-def]
+    """Takes a step: the vectors' and the input's places get the new vectors and the output.  0: not the plain case."""
+    s = front_ends(state_address())[0]
+    h = headers(s.header)[0]
+    scratch, numbers = int64s(h.scratch), int64s(program)
+    count, vectors = numbers[0], numbers[1]
+    made, at = PLACES + vectors + 1 + numbers[2], 3
+    for k in range(count):
+        arity, ints, floats = numbers[at + 1], numbers[at + 2], numbers[at + 3]
+        scratch[KEY] = numbers[at]
+        scratch[KEY + 1] = arity
+        at += 4
+        for i in range(arity):
+            place = numbers[at + i]
+            if scratch[PLACES + place] == UNKNOWN:
+                node = operand(s, h, list_item(objects, place - vectors - 1))
+                if node < 0:
+                    return 0
+                scratch[PLACES + place] = node
+            scratch[OPERANDS + i] = scratch[PLACES + place]
+        at += arity
+        for i in range(ints):
+            scratch[KEY + 2 + arity + i] = numbers[at + i]
+        at += ints
+        for i in range(floats):
+            scratch[DATA + i] = numbers[at + i]
+        at += floats
+        node = add_node(2 + arity + ints, arity, floats)
+        if node < 0:
             return 0
-    result = new_list(2 * layers if whole else steps)
+        scratch[made + k] = node
+    for i in range(vectors + 1):  # first put aside: they may trade places
+        scratch[made + count + i] = scratch[PLACES + numbers[at + i]]
+    for i in range(vectors + 1):
+        scratch[PLACES + i] = scratch[made + count + i]
+    return 1
+
+
+@helper
+def record_all(s, h, args, is_whole):  # type: ignore[no-untyped-def]
+    """The list that the builtin returns; 0, or -1 - an unfinished list: not the plain case."""
+    programs, objects, vectors, given = load(args), load(args + 8), load(args + 16), load(args + 24)
+    steps = 1 if is_whole else count_of(s, given)
+    if load(objects + 8) != s.list or steps < 0:
+        return 0
+    is_first = count_of(s, vectors) == 0
+    program = program_of(s, programs, 0 if is_first else 1)
+    if program == 0:
+        return 0
+    size, scratch = words(program)[1], int64s(h.scratch)
+    for i in range(0 if is_first else size):
+        node = operand(s, h, entry_of(s, vectors, i))
+        if node < 0:
+            return 0
+        scratch[PLACES + i] = node
+    for i in range(list_size(objects)):
+        scratch[PLACES + size + 1 + i] = UNKNOWN
+    result = new_list(size + 1 if is_whole else steps)
     for t in range(steps):
-        top = step(s, h, code, weights, layers, operand(s, h, list_item(xs, t)), bias)
-        if top < 0:
-            return -1 - result  # half a list: given back by the caller
-        if not whole:
-            set_item(result, t, expression_of(s, h, top))
-    if whole:
-        for k in range(2 * layers):
-            set_item(result, k, expression_of(s, h, scratch[STATE + k]))
+        if t == 1 and is_first:
+            program = program_of(s, programs, 1)
+        node = operand(s, h, given if is_whole else entry_of(s, given, t))
+        if node < 0 or program == 0:
+            return -1 - result
+        scratch[PLACES + size] = node
+        if step(program, objects) == 0:
+            return -1 - result
+        if not is_whole:
+            set_item(result, t, expression_of(s, h, scratch[PLACES + size]))
+    if is_whole:
+        for i in range(size + 1):
+            set_item(result, i, expression_of(s, h, scratch[PLACES + i]))
     return result
 
 
 @entry("intp(intp, intp, intp, intp)")
-def native_lstm(self, args, nargs, names):  # type: ignore[no-untyped-def]
+def native_steps(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """Serves `record_step` (`self` 1) and `record_steps` (`self` 0)."""
     s = front_ends(state_address())[0]
     h = headers(s.header)[0]
-    code = codes_at(codes_address())[0]
-    nodes, used, data = h.node_count, h.arg_count, h.data_count
-    result = record_all(s, h, code, args)
+    is_whole, _ = integer_of(h, self)
+    nodes, used, data, stream = h.node_count, h.arg_count, h.data_count, words(h.seed)[1]
+    result = record_all(s, h, args, is_whole)
     if result > 0:
         return result
     h.node_count = nodes
     h.arg_count = used
     h.data_count = data
-    if result < -1:
+    words(h.seed)[1] = stream
+    if result < 0:
         drop(-1 - result)
-    return vectorcall(code.slow, args, nargs, 0)
+    return vectorcall(s.slow_step if is_whole else s.slow_steps, args, nargs, 0)
 
 
-def record_lstm_slowly(
-    weights: list[Any], zero: Any, others: list[Any], before: list[Any], xs: list[Any], bias: float, whole: list[int]
-) -> list[Any]:
-    """The twin in Python of the compiled function: it makes the same nodes, and says what is wrong."""
-    layers = len(weights) // 3
-    c, h = others or [zero] * layers, before or [None] * layers
+# ---- the twins in Python ---------------------------------------------------------------------------------------------
+
+
+def record_step(programs: list[Any], objects: Any, vectors: Sequence[Any], x: Any, run: Any) -> list[Any]:
+    """Records one step of a network: the new vectors, and behind them the output.
+
+    programs: of the first step and of later ones, None where there is none yet;  objects: what steps take besides
+    vectors and input (None: not known yet);  vectors: those of the state, and behind them the output; empty at first.
+    run: takes a step in Python, and makes the program.
+    """
+    return run.step(vectors, x)  # type: ignore[no-any-return]
+
+
+def record_steps(programs: list[Any], objects: Any, vectors: Sequence[Any], xs: Sequence[Any], run: Any) -> list[Any]:
+    """Records a step for each input; returns their outputs.  The arguments are those of `record_step`."""
     outputs = []
     for x in xs:
-        c, h = list(c), list(h)
-        for layer in range(layers):
-            w_x, w_h, b = weights[3 * layer : 3 * layer + 3]
-            pre = linear.affine_transform([b, w_x, x])
-            if h[layer] is not None:
-                pre = linear.add_product(pre, w_h, h[layer])
-            c[layer] = recurrent.lstm_c(pre, c[layer], bias)
-            x = h[layer] = recurrent.lstm_h(pre, c[layer])
-        outputs.append(x)
-    return [*c, *h] if whole else outputs
+        vectors = record_step(run.programs, run.objects, vectors, x, run)
+        outputs.append(vectors[-1])
+    return outputs
 
 
-native: list[Callable] = []
+def number_in_graph(source: Any) -> int:
+    """The node of an expression, or of a parameter that has joined the current graph; else -1."""
+    if isinstance(source, graph.NativeParameter) and not source.has_joined():
+        return -1
+    return source.handle & 0xFFFFFFFF  # type: ignore[no-any-return]
 
 
-def connect() -> Callable:
-    """The compiled function, made when it is first needed."""
-    if not native:
-        if frontend.is_native:
-            codes[0] = (
-                linear.AFFINE_TRANSFORM.code, linear.ADD_PRODUCT.code, recurrent.LSTM_C.code, recurrent.LSTM_H.code,
-                id(record_lstm_slowly),
-            )  # fmt: skip
-            text = "record_lstm(weights, zero, others, before, xs, bias, whole)\n--\n\n"
-            native.append(frontend.c_function("record_lstm", text, native_lstm, 0, record_lstm_slowly))
-        else:
-            native.append(record_lstm_slowly)
-    return native[0]
+def program_from(
+    first: int, size: int, vectors: Sequence[Any], x: Any, objects: Sequence[Any], results: Sequence[Any]
+) -> bytes | None:
+    """The program of the step whose nodes are those from number `first` on; None for a step that cannot be repeated.
 
-
-def record_lstm(
-    weights: list[Any], zero: Any, others: Sequence[Any], before: Sequence[Any], xs: list[Any], bias: float, whole: bool
-) -> tuple[Any, ...]:
-    """Records an LSTM over the inputs `xs`.
-
-    weights: Wx, Wh, b of each layer, end to end;  zero: the c before the first input, where `others` is empty;
-    others, before: each layer's c and h so far;  bias: of the forget gate.
-    Returns the top layer's outputs, or (whole) c of each layer, then h of each layer, after the last input.
+    size: vectors of a state;  vectors, x, objects: what it was made from, each another node;  results: new vectors,
+    output.
     """
-    return tuple(connect()(weights, zero, list(others), list(before), xs, bias, [1] if whole else []))
+    places = {number_in_graph(source): size + 1 + i for i, source in enumerate(objects)}
+    places[x._node()] = size
+    places |= {source._node(): i for i, source in enumerate(vectors)}
+    numbers, made = [], 0
+    storage, nodes = graph.current.storage, graph.current.nodes
+    for number in range(first, int(graph.current.header["node_count"])):
+        if number in places:
+            continue  # a parameter that joined the graph, or zeros
+        node = nodes[number]
+        arity, at, data = int(node["arity"]), int(node["args"]), int(node["data"])
+        operands = storage.args[at : at + arity].tolist()
+        signature = op.SIGNATURES[node["signature"]]
+        operator = op.operators[int(signature["op"])]
+        floats = operator.params.count("f")
+        if (signature["ids"] and "r" not in operator.params) or any(operand not in places for operand in operands):
+            return None
+        start = int(signature["key"])
+        ints = op.POOL[start + 2 + arity : start + int(signature["length"])].tolist()
+        numbers += [operator.code, arity, len(ints), floats, *(places[operand] for operand in operands), *ints,
+                    *storage.data[data : data + floats].tolist()]  # fmt: skip
+        places[number] = size + 1 + len(objects) + made
+        made += 1
+    numbers += [places[result._node()] for result in results]
+    return np.array([made, size, len(objects), *numbers], np.int64).tobytes()
+
+
+def compiled(twin: Callable, is_whole: bool) -> Callable:
+    """The compiled form of a twin; the twin itself where there is none."""
+    if not frontend.is_native:
+        return twin
+    state[0]["slow_step" if is_whole else "slow_steps"] = id(twin)
+    return frontend.c_function(twin.__name__, frontend.text_of(twin), native_steps, int(is_whole), twin)
+
+
+record_step = compiled(record_step, True)
+record_steps = compiled(record_steps, False)

@@ -16,7 +16,7 @@ from dynjit.errors import located
 from dynjit.memory import reserve
 
 MAX_RANK = 7
-RECORD = np.dtype([("item", "i8"), ("rows", "i8"), ("cols", "i8"), ("batch", "i8")])
+RECORD = np.dtype([("item", "i8"), ("rows", "i8"), ("cols", "i8"), ("batch", "i8"), ("rank", "i8")])
 TABLE = reserve(1 << 26, RECORD)  # what kernels know of each shape, by its number
 
 
@@ -83,7 +83,7 @@ def number_of(shape: Shape) -> int:
         number = len(shapes)
         if number == TABLE.size:
             raise MemoryError(f"more than {number} different shapes")
-        TABLE[number] = shape.item, shape.rows, shape.cols, shape.batch
+        TABLE[number] = shape.item, shape.rows, shape.cols, shape.batch, len(shape.dims)
         numbers[shape] = number
         shapes.append(shape)
     return number

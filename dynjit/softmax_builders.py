@@ -14,17 +14,14 @@ import numpy as np
 
 from dynjit import graph, initializers
 from dynjit.errors import ShapeError, located
-from dynjit.frontend import builtin
 from dynjit.graph import Expression
-from dynjit.ops import binary, layout, leaf, linear, loss, softmax, unary
+from dynjit.ops import binary, layout, leaf, loss, softmax, unary
+from dynjit.ops.binary import add
+from dynjit.ops.linear import affine_transform, product
+from dynjit.ops.loss import pickneglogsoftmax
 from dynjit.parameters import ParameterCollection, Parameters
 
 __all__ = ["ClassFactoredSoftmaxBuilder", "HierarchicalSoftmaxBuilder", "SoftmaxBuilder", "StandardSoftmaxBuilder"]
-
-affine_transform, product, add = (
-    builtin(function) for function in (linear.affine_transform, linear.product, binary.add)
-)
-pickneglogsoftmax = builtin(loss.pickneglogsoftmax)
 
 
 class SoftmaxBuilder:

@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynjit.errors import located
-from dynjit.frontend import builtin
 from dynjit.graph import Expression
-from dynjit.ops import binary, layout, linear, recurrent, unary
+from dynjit.ops import layout, unary
+from dynjit.ops.binary import cmult, esum
+from dynjit.ops.linear import add_product, affine_transform
+from dynjit.ops.recurrent import lstm_activation, vanilla_lstm_c, vanilla_lstm_h
+from dynjit.ops.unary import logistic
 from dynjit.parameters import ParameterCollection
 from dynjit.rnn_base import Builder, Run, Vectors, masked
 from dynjit.rnn_lstm import VanillaLSTMBuilder
 
 __all__ = ["BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "NaryTreeLSTMBuilder", "TreeBuilder", "TreeState",
            "UnidirectionalTreeLSTMBuilder", "bottom_up", "children_of"]  # fmt: skip
-
-cmult, logistic, esum, affine_transform, add_product = (
-    builtin(function)
-    for function in (binary.cmult, unary.logistic, binary.esum, linear.affine_transform, linear.add_product)
-)
-lstm_activation, vanilla_lstm_c, vanilla_lstm_h = (
-    builtin(function) for function in (recurrent.lstm_activation, recurrent.vanilla_lstm_c, recurrent.vanilla_lstm_h)
-)
 
 Tree = Sequence[Sequence["int | None"]]
 

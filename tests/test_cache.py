@@ -52,6 +52,20 @@ def files(folder: Path) -> dict[str, bytes]:
 # ---- in this process -------------------------------------------------------------------------------------------------
 
 
+def test_kernels_of_one_builder_have_symbols_of_their_own() -> None:
+    # the loader takes one of two symbols of one name: two kernels that were compiled in different processes, where
+    # Numba counts alike, would be the same one
+    kernel_of: dict[str, object] = {}
+    for operator in op.operators:
+        for number, kernel in enumerate((operator.forward, *operator.backward)):
+            unit = kernels.compiled(operator.code, number, kernels.NARROW) if kernel else None
+            if unit is not None:
+                run = unit.function.__globals__["run"].py_func
+                assert "<locals>" not in run.__qualname__, f"{operator.name}: the symbol of its kernel is not its own"
+                symbol = f"{run.__module__}.{run.__qualname__}"
+                assert kernel_of.setdefault(symbol, kernel.__code__) == kernel.__code__, f"two kernels are {symbol}"
+
+
 def test_a_second_unit_is_read_from_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = unit(), unit()
     assert not first.is_cached()

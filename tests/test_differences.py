@@ -93,6 +93,7 @@ def test_values() -> None:
     found = dy.contract3d_1d(dy.inputTensor(CUBES[0]), dy.inputVector([1, 2, 3]))
     np.testing.assert_allclose(found.npvalue(), CUBES[0] @ [1, 2, 3], rtol=1e-4, atol=1e-5)
     assert dy.to_device(dy.inputVector([1, 2]), "CPU").value() == [1, 2]
+    assert dy.kmax_pooling(dy.inputTensor([[3, 3, 5]]), 2).npvalue().tolist() == [[3, 5]]
 
 
 def test_nothing_is_read_before_it_is_written() -> None:

@@ -13,7 +13,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "shape scalars blas tiles op",
     "ops",
     "arena kernels calls plan cudakernels",
-    "cpu lowering device gpu cudapasses frontend",
+    "cpu lowering device gpu cudapasses recording slots calling frontend",
     "tensor nodes graph",
     "initializers sequence graphviz",
     "parameters",

@@ -19,7 +19,7 @@ from dynjit.shape import Shape
 
 pytestmark = pytest.mark.skipif(not frontend.is_native, reason="this interpreter has the twins alone")
 
-FAST = {function.__name__: (function, operator) for function, operator in op.fast.items()}
+FAST = {function.__name__: (function, operator) for function, (operator, letters) in op.fast.items()}
 
 
 class MyList(list):
@@ -128,12 +128,16 @@ STRANGE: dict[str, list[Any]] = {  # by letter: what stands in the place of a pl
     "X": [None, [], (), "x", lambda xs: tuple(xs), MyList, lambda xs: [*xs, None], lambda xs: iter(xs), lambda xs: xs[0],
           lambda xs: [1.0 for _ in xs]],
     "i": [None, 1.5, "1", True, -1, 10**6, 2**63, -(2**80), np.int32, np.int64, np.float32(1), lambda i: [i]],
+    "I": [None, 1, 1.5, 2.0, "1", (), [], (1.0,), (1.5,), (True,), (2**70,), ("a",), (-1,), tuple(range(9)), np.ones(2),
+          lambda ints: list(ints), lambda ints: np.array(ints), lambda ints: [np.int64(i) for i in ints], (None,)],
+    "e": [None, 1.5, True, -1, 0, 10**6, 2**70, np.int64],
     "f": [None, "1", 2, True, np.float32, np.float64, np.nan, np.inf, 2**80, lambda f: [f]],
     "d": [None, 1.5, "1", True, -1, 10**6, 2**63, -(2**80), np.int32, np.uint8, lambda i: [i]],
     "D": [None, 1, [], (), "12", lambda ids: tuple(ids), MyList, lambda ids: np.array(ids), lambda ids: [*ids, 0],
           lambda ids: [-1 for _ in ids], lambda ids: [2**70 for _ in ids], lambda ids: [np.int64(i) for i in ids],
           lambda ids: [float(i) for i in ids], lambda ids: [True for _ in ids]],
 }  # fmt: skip
+STRANGE["A"] = STRANGE["D"]
 
 
 @pytest.mark.parametrize(("function", "operator"), PLAIN)
@@ -152,6 +156,42 @@ def test_strange_arguments(function: Callable, operator: op.Operator) -> None:
         lambda arguments: (arguments, {"nonsense": 1}),
     ):
         same(function, operator, case, change)
+
+
+def test_arguments_of_another_kind_are_refused() -> None:
+    x = dy.inputVector([1, 2, 3])
+    with pytest.raises(TypeError, match=r"dropout: needs a number, got str"):
+        dy.dropout(x, "0.5")
+    with pytest.raises(ValueError, match=r"dropout: needs a probability 0 <= p < 1, got 1"):
+        dy.dropout(x, 1)
+    with pytest.raises(TypeError, match=r"pick_batch: needs a list of ints, got 3"):
+        dy.pick_batch(x, 3)
+    with pytest.raises(TypeError, match=r"sum_dim: needs a list of ints, got 'x'"):
+        dy.sum_dim(x, "x")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: dy.zeros(3), lambda x: dy.zeros((2, 3), batch_size=2), lambda x: dy.ones((2,)),
+        lambda x: dy.constant((2, 2), 1.5), lambda x: dy.constant(3, 2, 2), lambda x: dy.vecInput(4),
+        lambda x: dy.inputTensorTranspose([1.0, 2, 3, 4], (2, 2)), lambda x: dy.one_hot(4, 2),
+        lambda x: dy.inputTensorTranspose([1.0, 2, 3, 4], (2,), batch_size=2), lambda x: dy.one_hot(4, [2, 0]),
+        lambda x: dy.inputMatrix([1.0, 2, 3, 4], (2, 2)), lambda x: dy.scalarInput(2), lambda x: dy.inputVector((1.0, 2)),
+    ],
+)  # fmt: skip
+def test_leaves_have_the_values_of_their_twins(call: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for alone in (False, False, True):
+        if alone:
+            for function, (_, _) in op.fast.items():
+                if function.__module__ == leaf.__name__:
+                    monkeypatch.setattr(leaf, function.__name__, function)
+                    monkeypatch.setattr(dy, function.__name__, function, raising=False)
+        dy.renew_cg()
+        made = call(None)
+        found.append((outcome(lambda made=made: made), made.npvalue().tolist()))
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("name", ["tanh", "add", "affine_transform", "pick", "esum", "pickneglogsoftmax", "cmult"])

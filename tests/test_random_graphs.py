@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dynjit as dy
-from dynjit import graph, initializers
+from dynjit import graph, initializers, threads
 from dynjit.gradcheck import WideGraph
 
 SIZE, BATCH, ROWS = 4, 3, 6
@@ -236,3 +236,21 @@ def test_gradients_of_all_nodes_are_at_hand_though_places_were_taken(program: li
         found.append([vector.gradient() for vector in builder.vectors])
         close(builder.net.gradients(), gradients, 0)  # looking at them adds nothing to those of parameters
     close(found[0], found[1], 1e-4)
+
+
+@profile
+@given(programs)
+def test_threads_change_nothing(program: list[tuple[int, int, int, int]]) -> None:
+    found = []
+    threads.pool[threads.LARGE], before = 1, threads.pool[threads.LARGE]  # every call that can be cut is
+    try:
+        for count in (1, 3, 3):
+            threads.set_threads(count)
+            found.append(run(build(program, grouped=True), Builder.total))
+    finally:
+        threads.pool[threads.LARGE] = before
+        threads.set_threads(1)
+    for a, b in zip(found[1][0] + found[1][1], found[2][0] + found[2][1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    close(found[1][0], found[0][0], 1e-5)
+    close(found[1][1], found[0][1], 1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import rnn
+from dynjit import frontend, rnn, rnn_base
 from dynjit.errors import ShapeError, StaleExpressionError
 
 BUILDERS = (dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder, dy.SparseLSTMBuilder,
@@ -588,3 +589,73 @@ def test_inputs_of_another_size_are_refused_and_the_graph_stays_usable(
     with pytest.raises(TypeError, match="needs expressions, got list"):
         b.initial_state().add_input([1, 2, 3])
     assert np.isfinite(b.initial_state().transduce(inputs(2))[-1].value()).all()
+
+
+# ---- steps in compiled code ------------------------------------------------------------------------------------------
+
+REPEATED = {
+    "simple": lambda m: dy.SimpleRNNBuilder(2, 3, 3, m), "gru": lambda m: dy.GRUBuilder(2, 3, 3, m),
+    "vanilla": lambda m: dy.VanillaLSTMBuilder(2, 3, 3, m), "norm": lambda m: dy.VanillaLSTMBuilder(1, 3, 3, m, True),
+    "compact": lambda m: dy.CompactVanillaLSTMBuilder(1, 3, 3, m), "coupled": lambda m: dy.CoupledLSTMBuilder(2, 3, 3, m),
+    "fast": lambda m: dy.FastLSTMBuilder(1, 3, 3, m), "sparse": lambda m: dy.SparseLSTMBuilder(1, 3, 3, m),
+}  # fmt: skip
+
+
+def walk(builder: Any, rate: float) -> list[Any]:
+    """Values along several ways through a network, in several graphs."""
+    found = []
+    for batch in (1, 2, 1):
+        dy.renew_cg()
+        dy.reset_random_seed(5)
+        builder.set_dropout(rate if batch == 1 else 0.0)
+        xs = [dy.inputTensor(np.full((3, batch), 0.1 * i), batched=True) for i in range(4)]
+        state = builder.initial_state()
+        found += [e.npvalue() for e in state.transduce(xs)]
+        for x in xs[:3]:
+            state = state.add_input(x)
+        state = state.add_input(state.output())  # the input is a vector of the state, too
+        state = state.add_input(state.output()).add_input(state.output())
+        found += [e.npvalue() for e in state.s()]
+        same = builder.initial_state([xs[1]] * len(state.s())).add_input(xs[1]).add_input(xs[1])
+        found += [e.npvalue() for e in (*same.s(), same.output(), *same.transduce(xs))]
+        dy.cg_checkpoint()
+        builder.initial_state().add_input(xs[0])
+        dy.cg_revert()
+        found.append(builder.initial_state().add_input(xs[0]).add_input(xs[2]).output().npvalue())
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+@pytest.mark.parametrize("name", REPEATED)
+def test_repeated_steps_equal_those_in_python(name: str, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dy.ParameterCollection()
+    dy.reset_random_seed(3)
+    builder = REPEATED[name](model)
+    compiled = walk(builder, rate)
+    monkeypatch.setattr(rnn_base, "record_step", lambda programs, objects, vectors, x, run: run.step(vectors, x))
+    monkeypatch.setattr(
+        rnn_base, "record_steps",
+        lambda programs, objects, vectors, xs, run: [(vectors := run.step(vectors, x))[-1] for x in xs],
+    )  # fmt: skip
+    for ours, theirs in zip(compiled, walk(builder, rate), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not frontend.is_native, reason="this interpreter has the twins alone")
+def test_steps_are_taken_in_python_once(model: dy.ParameterCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder, taken, step = dy.GRUBuilder(1, 2, 2, model), [], rnn_base.Run.step
+    monkeypatch.setattr(rnn_base.Run, "step", lambda run, *given: taken.append(1) or step(run, *given))
+    for _ in range(3):
+        dy.renew_cg()
+        xs = [dy.inputVector([1.0, 2.0]) for _ in range(5)]
+        builder.initial_state().transduce(xs)
+        builder.initial_state().add_inputs(xs)
+    assert len(taken) == 2
+
+
+def test_a_used_builder_can_be_copied(model: dy.ParameterCollection) -> None:
+    builder = dy.GRUBuilder(1, 2, 2, model)
+    x = dy.inputVector([1.0, 2.0])
+    expected = builder.initial_state().add_input(x).output().npvalue()
+    other = copy.deepcopy(builder)
+    np.testing.assert_array_equal(other.initial_state().add_input(x).output().npvalue(), expected)

@@ -33,11 +33,11 @@ def windows(name: str, x: Shape, size: tuple[int, ...], steps: tuple[int, ...], 
     return (*counts, *pads)
 
 
-def pair(name: str, numbers: Sequence[int]) -> tuple[int, int]:
+def pair(name: str, numbers: tuple[int, ...]) -> tuple[int, int]:
     """Two ints, for rows and columns."""
     if len(numbers) != 2:
-        raise ShapeError(name, "two numbers, for rows and columns", tuple(numbers))
-    return int(numbers[0]), int(numbers[1])
+        raise ShapeError(name, "two numbers, for rows and columns", numbers)
+    return numbers[0], numbers[1]
 
 
 def windows_reference(x: np.ndarray, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int, fill: float) -> Any:
@@ -59,15 +59,15 @@ def inside(start, step, count, length):
 # ---- conv2d ----------------------------------------------------------------------------------------------------------
 
 
-def conv2d_shape(x: Shape, f: Shape, *numbers: int) -> Result:
-    """numbers: steps, is_valid.  ints: windows, zeros, size, steps, rows and cols of x, channels."""
+def conv2d_shape(x: Shape, f: Shape, steps: tuple[int, ...], is_valid: int) -> Result:
+    """ints: windows, zeros, size, steps, rows and cols of x, channels."""
     batch = max(x.batch, f.batch)
     fits = len(x.dims) in (2, 3) and 2 <= len(f.dims) <= 4 and x.dim(2) == f.dim(2)
     if not fits or any(shape.batch not in (1, batch) for shape in (x, f)):
         needs = "x (rows, cols, channels) and f (r, c, channels, filters), with mini-batches that are equal or 1"
         raise ShapeError("conv2d", needs, x, f)
-    size, steps = (f.dim(0), f.dim(1)), numbers[:2]
-    places = windows("conv2d", x, size, steps, numbers[2])
+    size, steps = (f.dim(0), f.dim(1)), pair("conv2d", steps)
+    places = windows("conv2d", x, size, steps, is_valid)
     ints = (*places, *size, *steps, x.dim(0), x.dim(1), x.dim(2))
     down, right = places[:2]
     return Result(Shape((down, right, f.dim(3)), batch), ints, scratch=down * right * x.dim(2) * size[0] * size[1])
@@ -139,19 +139,20 @@ def conv2d_d1(v, g, x1, y, s, item, item1, batch, step1, ints):
         gemm_tn(patches, dy, df, depth, item // places, places, 1)
 
 
-def conv2d_reference(x: np.ndarray, f: np.ndarray, *numbers: int) -> Any:
+def conv2d_reference(x: np.ndarray, f: np.ndarray, steps: tuple[int, ...], is_valid: int) -> Any:
     f = f.reshape(f.shape + (1,) * (4 - f.ndim))
-    patches = windows_reference(x, f.shape[:2], numbers[:2], numbers[2], 0)
+    patches = windows_reference(x, f.shape[:2], steps, is_valid, 0)
     return np.einsum("abrck,rckf->abf", patches, f)
 
 
-CONV2D = define("conv2d", shape=conv2d_shape, params="xxiii", forward=conv2d_forward, backward=(conv2d_d0, conv2d_d1),
+CONV2D = define("conv2d", shape=conv2d_shape, params="xxIi", forward=conv2d_forward, backward=(conv2d_d0, conv2d_d1),
     reference=conv2d_reference,
-    cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3)), arguments=(1, 1, 1)), Case(((1, 1), (1, 1)), arguments=(1, 1, 1)),
-           Case(((5, 6, 2), (3, 2, 2, 3)), arguments=(2, 1, 0)), Case(((4, 3), (4, 4, 1, 2)), arguments=(1, 3, 0)),
-           Case(((7, 6), ((2, 3, 1, 2), 2)), arguments=(3, 2, 1))))  # fmt: skip
+    cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3)), arguments=((1, 1), 1)), Case(((1, 1), (1, 1)), arguments=((1, 1), 1)),
+           Case(((5, 6, 2), (3, 2, 2, 3)), arguments=((2, 1), 0)), Case(((4, 3), (4, 4, 1, 2)), arguments=((1, 3), 0)),
+           Case(((7, 6), ((2, 3, 1, 2), 2)), arguments=((3, 2), 1))))  # fmt: skip
 
 
+@native(CONV2D)
 def conv2d(x: Any, f: Any, stride: Sequence[int], is_valid: bool = True) -> Any:
     """Sums over windows y_abf = sum_rck x_(a s + r)(b t + c)k f_rckf, where stride = [s, t].
 
@@ -160,11 +161,11 @@ def conv2d(x: Any, f: Any, stride: Sequence[int], is_valid: bool = True) -> Any:
     around x.
     Raises ShapeError unless the shapes fit, and for steps below 1.
     """
-    return CONV2D(x, f, *pair("conv2d", stride), int(is_valid))
+    return CONV2D(x, f, stride, is_valid)
 
 
-def conv2d_bias_shape(x: Shape, f: Shape, b: Shape, *numbers: int) -> Result:
-    result = conv2d_shape(x, f, *numbers)
+def conv2d_bias_shape(x: Shape, f: Shape, b: Shape, steps: tuple[int, ...], is_valid: int) -> Result:
+    result = conv2d_shape(x, f, steps, is_valid)
     dims, batch = result.shape
     if b.dims != dims[2:] or (b.batch != batch and 1 not in (b.batch, batch)):
         raise ShapeError("conv2d_bias", "a bias for each filter, with mini-batches that are equal or 1", x, f, b)
@@ -198,31 +199,34 @@ def conv2d_bias_d2(g, x2, y, item, item2, batch, step2, ints):
             db[k] += total
 
 
-CONV2D_BIAS = define("conv2d_bias", shape=conv2d_bias_shape, params="xxxiii", forward=conv2d_bias_forward,
+CONV2D_BIAS = define("conv2d_bias", shape=conv2d_bias_shape, params="xxxIi", forward=conv2d_bias_forward,
     backward=(conv2d_d0, conv2d_d1, conv2d_bias_d2),
     reference=lambda x, f, b, *numbers: conv2d_reference(x, f, *numbers) + b,
-    cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3), (3,)), arguments=(1, 1, 1)),
-           Case(((1, 1), (1, 1), (1,)), arguments=(1, 1, 1)), Case(((4, 3), (2, 2), ((1,), 2)), arguments=(1, 1, 1)),
-           Case(((5, 6, 2), (3, 2, 2, 3), (3,)), arguments=(2, 1, 0))))  # fmt: skip
+    cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3), (3,)), arguments=((1, 1), 1)),
+           Case(((1, 1), (1, 1), (1,)), arguments=((1, 1), 1)), Case(((4, 3), (2, 2), ((1,), 2)), arguments=((1, 1),
+    1)),
+           Case(((5, 6, 2), (3, 2, 2, 3), (3,)), arguments=((2, 1), 0))))  # fmt: skip
 
 
+@native(CONV2D_BIAS)
 def conv2d_bias(x: Any, f: Any, b: Any, stride: Sequence[int], is_valid: bool = True) -> Any:
     """`conv2d` with a bias added to each filter's map.
 
     b: (filters,).  Raises ShapeError unless the shapes fit, and for steps below 1.
     """
-    return CONV2D_BIAS(x, f, b, *pair("conv2d_bias", stride), int(is_valid))
+    return CONV2D_BIAS(x, f, b, stride, is_valid)
 
 
 # ---- maxpooling2d ----------------------------------------------------------------------------------------------------
 
 
-def maxpooling2d_shape(x: Shape, *numbers: int) -> Result:
-    """numbers: size, steps, is_valid.  ints: windows, zeros, size, steps, rows and cols of x."""
+def maxpooling2d_shape(x: Shape, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int) -> Result:
+    """ints: windows, zeros, size, steps, rows and cols of x."""
     if len(x.dims) not in (2, 3):
         raise ShapeError("maxpooling2d", "x (rows, cols) or (rows, cols, channels)", x)
-    places = windows("maxpooling2d", x, numbers[:2], numbers[2:4], numbers[4])
-    return Result(Shape((*places[:2], *x.dims[2:]), x.batch), (*places, *numbers[:4], *x.dims[:2]))
+    size, steps = pair("maxpooling2d", size), pair("maxpooling2d", steps)
+    places = windows("maxpooling2d", x, size, steps, is_valid)
+    return Result(Shape((*places[:2], *x.dims[2:]), x.batch), (*places, *size, *steps, *x.dims[:2]))
 
 
 @kernel
@@ -254,25 +258,25 @@ def maxpooling2d_d0(v, g, x0, y, n, ints):
                     found = True
 
 
-def maxpooling2d_reference(x: np.ndarray, *numbers: int) -> Any:
-    return windows_reference(x, numbers[:2], numbers[2:4], numbers[4], -np.inf).max((2, 3))
+def maxpooling2d_reference(x: np.ndarray, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int) -> Any:
+    return windows_reference(x, size, steps, is_valid, -np.inf).max((2, 3))
 
 
-MAXPOOLING2D = define("maxpooling2d", shape=maxpooling2d_shape, params="xiiiii", forward=maxpooling2d_forward,
+MAXPOOLING2D = define("maxpooling2d", shape=maxpooling2d_shape, params="xIIi", forward=maxpooling2d_forward,
     backward=(maxpooling2d_d0,), reference=maxpooling2d_reference,
-    cases=(Case((((5, 6, 2), 2),), arguments=(2, 3, 1, 1, 1)), Case(((1, 1),), arguments=(1, 1, 1, 1, 1)),
-           Case(((5, 6, 2),), arguments=(2, 3, 2, 2, 0)), Case(((7, 5),), arguments=(4, 2, 3, 1, 0)),
-           Case(((7, 5),), arguments=(2, 2, 3, 3, 1))))  # fmt: skip
+    cases=(Case((((5, 6, 2), 2),), arguments=((2, 3), (1, 1), 1)), Case(((1, 1),), arguments=((1, 1), (1, 1), 1)),
+           Case(((5, 6, 2),), arguments=((2, 3), (2, 2), 0)), Case(((7, 5),), arguments=((4, 2), (3, 1), 0)),
+           Case(((7, 5),), arguments=((2, 2), (3, 3), 1))))  # fmt: skip
 
 
+@native(MAXPOOLING2D)
 def maxpooling2d(x: Any, ksize: Sequence[int], stride: Sequence[int], is_valid: bool = True) -> Any:
     """Largest element of each window of `ksize` = [rows, cols], every stride[0] rows and stride[1] columns.
 
     x: (rows, cols) or (rows, cols, channels) x batch.  is_valid: as in `conv2d`; what lies outside never counts.
     Raises ShapeError for other shapes, for windows that do not fit and for steps below 1.
     """
-    sizes = *pair("maxpooling2d", ksize), *pair("maxpooling2d", stride)
-    return MAXPOOLING2D(x, *sizes, int(is_valid))
+    return MAXPOOLING2D(x, ksize, stride, is_valid)
 
 
 # ---- filter1d_narrow -------------------------------------------------------------------------------------------------

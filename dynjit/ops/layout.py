@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
 from dynjit.op import NEVER, Case, define, native
-from dynjit.shape import MAX_RANK, Result, Shape, dims_of
+from dynjit.shape import MAX_RANK, Result, Shape
 
 # ---- pick ------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +87,7 @@ def pick_batch(e: Any, indices: Sequence[int], dim: int = 0) -> Any:
     e: any shape x len(indices); of an e without mini-batch the result is one nevertheless.
     Raises ShapeError for another number of indices or a missing axis, IndexError for an index out of range.
     """
-    return PICK_BATCH(e, list(indices), dim)
+    return PICK_BATCH(e, indices, dim)
 
 
 # ---- pick_range ------------------------------------------------------------------------------------------------------
@@ -121,21 +122,22 @@ def pick_range_d0(g, x0, y, item, item0, batch, i0, i1, i2, i3, ids):
                 dx[i] += dy[i]
 
 
-PICK_RANGE = define("pick_range", shape=pick_range_shape, params="xdii", forward=pick_range_forward,
+PICK_RANGE = define("pick_range", shape=pick_range_shape, params="xdei", forward=pick_range_forward,
     backward=(pick_range_d0,),
-    reference=lambda x, start, length, axis: np.take(x, range(start, start + length), axis),
-    cases=(Case(((5,),), arguments=(1, 3, 0)), Case(((1,),), arguments=(0, 1, 0)),
-           Case((((3, 4), 2),), arguments=(1, 2, 0)), Case((((3, 4), 2),), arguments=(2, 2, 1)),
-           Case(((2, 3, 4),), arguments=(1, 2, 1))))  # fmt: skip
+    reference=lambda x, start, end, axis: np.take(x, range(start, end), axis),
+    cases=(Case(((5,),), arguments=(1, 4, 0)), Case(((1,),), arguments=(0, 1, 0)),
+           Case((((3, 4), 2),), arguments=(1, 3, 0)), Case((((3, 4), 2),), arguments=(2, 4, 1)),
+           Case(((2, 3, 4),), arguments=(1, 3, 1))))  # fmt: skip
 
 
+@native(PICK_RANGE)
 def pick_range(x: Any, s: int, e: int, d: int = 0) -> Any:
     """Positions s to e - 1 of axis `d`.
 
     x: any shape x batch.
     Raises ShapeError for a missing axis and an empty range, IndexError for one that leaves the axis.
     """
-    return PICK_RANGE(x, s, e - s, d)
+    return PICK_RANGE(x, s, e, d)
 
 
 def pickrange(x: Any, s: int, e: int) -> Any:
@@ -214,7 +216,7 @@ def pick_batch_elems(x: Any, vs: Sequence[int]) -> Any:
 
     x: any shape x batch; the result: that shape x len(vs).  Raises IndexError unless all 0 <= v < batch.
     """
-    return PICK_BATCH_ELEMS(x, list(vs))
+    return PICK_BATCH_ELEMS(x, vs)
 
 
 # ---- concatenate -----------------------------------------------------------------------------------------------------
@@ -229,7 +231,7 @@ def concatenate_shape(xs: list[Shape], axis: int = 1) -> Result:
     if not is_axis or len(around) > 1 or any(x.batch not in (1, batch) for x in xs):
         needs = f"equal sizes but along axis {axis}, which is at most the rank, and mini-batches that are equal or 1"
         raise ShapeError("concatenate", needs, *xs)
-    dims = [xs[0].dim(k) for k in range(rank)]
+    dims = [xs[0].dim(k) for k in range(max(axis + 1, len(xs[0].dims)))]
     before, starts = math.prod(dims[:axis]), [0]
     for x in xs:
         starts.append(starts[-1] + before * x.dim(axis))
@@ -305,7 +307,8 @@ CONCATENATE = define("concatenate", shape=concatenate_shape, params="Xi", forwar
 def concatenate(xs: Sequence[Any], d: int = 0) -> Any:
     """The operands one behind the other along axis `d`.
 
-    xs: shapes that are equal but along the axis; mini-batches equal or 1.  `d` may be the rank.
+    xs: shapes that are equal but along the axis, or for axes of size 1 behind; mini-batches equal or 1.  `d` may be the
+    rank.  The result has as many axes as the first operand, at least d + 1.
     Raises ShapeError for other shapes, ValueError for an empty list.
     """
     return CONCATENATE(list(xs), d)
@@ -387,10 +390,10 @@ def concatenate_to_batch(xs: Sequence[Any]) -> Any:
 # ---- reshape ---------------------------------------------------------------------------------------------------------
 
 
-def reshape_shape(x: Shape, *numbers: int) -> Shape:
-    shape = Shape(numbers[:-1], numbers[-1])
-    if min(numbers) < 0:
-        raise ShapeError("reshape", f"sizes of 0 or more, not {shape}", x)
+def reshape_shape(x: Shape, dims: tuple[int, ...], batch: int) -> Shape:
+    shape = Shape(dims, batch)
+    if min((*dims, batch)) < 0 or len(dims) > MAX_RANK:
+        raise ShapeError("reshape", f"up to {MAX_RANK} sizes of 0 or more, not {shape}", x)
     if shape.size == x.size:
         return shape
     if shape.batch == 1 and shape.item == x.item:
@@ -398,19 +401,20 @@ def reshape_shape(x: Shape, *numbers: int) -> Shape:
     raise ShapeError("reshape", f"as many elements as {shape}", x)
 
 
-RESHAPE = define("reshape", shape=reshape_shape, params="xI", view=True,
-    reference=lambda x, numbers: x.reshape(-1, order="F"),
-    cases=(Case(((6,),), arguments=((3, 2, 1),)), Case(((1,),), arguments=((1, 1),)),
-           Case((((3, 4), 2),), arguments=((4, 3, 2),)), Case((((3, 4), 2),), arguments=((12, 1),))))  # fmt: skip
+RESHAPE = define("reshape", shape=reshape_shape, params="xIi", view=True,
+    reference=lambda x, dims, batch: x.reshape(-1, order="F"),
+    cases=(Case(((6,),), arguments=((3, 2), 1)), Case(((1,),), arguments=((1,), 1)),
+           Case((((3, 4), 2),), arguments=((4, 3), 2)), Case((((3, 4), 2),), arguments=((12,), 1))))  # fmt: skip
 
 
+@native(RESHAPE)
 def reshape(x: Any, d: Any, batch_size: int = 1) -> Any:
     """The same elements, in memory order, under other dims and another mini-batch size; nothing is copied.
 
     d: int or tuple.  If `d` alone has the elements of one mini-batch item of x, the mini-batch stays.
     Raises ShapeError if the numbers of elements differ.
     """
-    return RESHAPE(x, (*(d if type(d) is tuple and float not in map(type, d) else dims_of("reshape", d)), batch_size))
+    return RESHAPE(x, d, batch_size)
 
 
 # ---- transpose, strided_select: elements at regular distances --------------------------------------------------------
@@ -489,7 +493,7 @@ def strided_d0_cuda(g, x0, y, n, item, item0, ints, thread, threads):
         g[x0 + strided_place(e, item, item0, ints)] += g[y + e]
 
 
-def transpose_shape(x: Shape, *axes: int) -> Result:
+def transpose_shape(x: Shape, axes: tuple[int, ...]) -> Result:
     if sorted(axes) != list(range(len(axes))) or len(axes) < len(x.dims):
         raise ShapeError("transpose", f"an order of all axes, not {axes}", x)
     steps = [x.around(axis)[0] for axis in axes]
@@ -504,24 +508,28 @@ TRANSPOSE = define("transpose", shape=transpose_shape, params="xI", forward=stri
            Case(((2, 3, 4),), arguments=((0, 2, 1),)), Case(((2, 3, 2, 2),), arguments=((3, 1, 0, 2),))))  # fmt: skip
 
 
+@native(TRANSPOSE)
 def transpose(x: Any, dims: Sequence[int] = (1, 0)) -> Any:
     """The axes of x in the order `dims`: y_rc = x_cr of a matrix; a vector (n,) becomes (1, n).
 
     x: any shape x batch.  Raises ShapeError unless `dims` has each axis once.
     """
-    return TRANSPOSE(x, tuple(dims))
+    return TRANSPOSE(x, dims)
 
 
 END = -1  # a range goes to the end of its axis
 
 
-def strided_select_shape(x: Shape, *numbers: int) -> Result:
-    """numbers: step, start and stop of each axis; behind the last axis, of the mini-batch."""
+def strided_select_shape(x: Shape, strides: tuple[int, ...], starts: tuple[int, ...], stops: tuple[int, ...]) -> Result:
+    """A step, a start and a stop of each axis and, behind the last, of the mini-batch; what is missing is the whole."""
     sizes = (*x.dims, x.batch)
-    ranges = [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
-    if len(ranges) > len(sizes):
-        raise ShapeError("strided_select", f"a range per axis and one for the mini-batch, not {len(ranges)}", x)
-    ranges += [(1, 0, END)] * (len(sizes) - len(ranges))
+    count = max(len(strides), len(starts), len(stops))
+    if count > len(sizes):
+        raise ShapeError("strided_select", f"a range per axis and one for the mini-batch, not {count}", x)
+    ranges = list(zip_longest(strides, starts, stops, (END,) * len(sizes)))
+    ranges = [
+        (1 if step is None else step, start or 0, END if stop is None else stop) for step, start, stop, _ in ranges
+    ]
     dims, steps, base, inner = [], [], 0, 1
     for size, (step, start, stop) in zip(sizes, ranges, strict=True):
         stop = size if stop == END else stop
@@ -536,70 +544,106 @@ def strided_select_shape(x: Shape, *numbers: int) -> Result:
     return strided(dims[:-1], steps[:-1], base - start * x.item, x, (dims[-1], start, step))
 
 
-def strided_select_reference(x: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-    ranges = [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
-    return x[tuple(slice(start, None if stop == END else stop, step) for step, start, stop in ranges[: x.ndim])]
+def strided_select_reference(
+    x: np.ndarray, strides: Sequence[int], starts: Sequence[int], stops: Sequence[int]
+) -> np.ndarray:
+    ranges = zip(starts, (None if stop == END else stop for stop in stops), strides, strict=True)
+    return x[tuple(slice(*numbers) for numbers in list(ranges)[: x.ndim])]
 
 
-STRIDED_SELECT = define("strided_select", shape=strided_select_shape, params="xI",
+STRIDED_SELECT = define("strided_select", shape=strided_select_shape, params="xIII",
     forward=strided_forward, backward=(strided_d0,), reference=strided_select_reference,
     forward_cuda=strided_forward_cuda, backward_cuda=(strided_d0_cuda,),
-    cases=(Case(((7,),), arguments=((2, 1, 6),)), Case(((1,),), arguments=((1, 0, END),)),
-           Case((((3, 4), 2),), arguments=((2, 0, 3, 1, 1, 3),)),
-           Case((((4, 5), 2),), arguments=((1, 0, 4, 2, 1, END),)),
-           Case(((5, 3, 6),), arguments=((3, 1, END, 1, 1, 3, 2, 0, 5),)),
-           Case((((3, 4), 3),), arguments=((1, 1, 3, 1, 0, END, 1, 2, 3),))))  # fmt: skip
+    cases=(Case(((7,),), arguments=((2,), (1,), (6,))), Case(((1,),), arguments=((1,), (0,), (END,))),
+           Case((((3, 4), 2),), arguments=((2, 1), (0, 1), (3, 3))),
+           Case((((4, 5), 2),), arguments=((1, 2), (0, 1), (4, END))),
+           Case(((5, 3, 6),), arguments=((3, 1, 2), (1, 1, 0), (END, 3, 5))),
+           Case((((3, 4), 3),), arguments=((1, 1, 1), (1, 0, 2), (3, END, 3)))))  # fmt: skip
 
 
+@native(STRIDED_SELECT)
 def strided_select(x: Any, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int] = ()) -> Any:
     """Every strides[k]-th position from range_from[k] to range_to[k] - 1 of each axis k.
 
     One entry more than the rank is for the mini-batch.  The lists may be short: missing ranges are whole axes.
     Raises ShapeError for steps below 1 and ranges that are empty or leave their axis.
     """
-    count = max(len(strides), len(range_from), len(range_to))
-    lists = ((list(given) + [missing] * count)[:count]
-             for given, missing in ((strides, 1), (range_from, 0), (range_to, END)))  # fmt: skip
-    return STRIDED_SELECT(x, tuple(number for numbers in zip(*lists, strict=True) for number in numbers))
+    return STRIDED_SELECT(x, strides, range_from, range_to)
 
 
 # ---- select_rows, select_cols ----------------------------------------------------------------------------------------
 
 
+def select_shape(operator: str, x: Shape, axis: int, count: int) -> Result:
+    """ints: elements before and along the axis, elements of a whole run of it, positions that are kept."""
+    if count < 1:
+        raise ValueError(errors.located(f"{operator}: needs one index or more, got none"))
+    before, along, behind = x.around(axis)
+    shape = Shape((*x.dims[:axis], count, *x.dims[axis + 1 :]), x.batch)
+    return Result(shape, ints=(before, before * along, behind, count), bound=along)
+
+
+def select_rows_shape(x: Shape, count: int) -> Result:
+    return select_shape("select_rows", x, 0, count)
+
+
+def select_cols_shape(x: Shape, count: int) -> Result:
+    if len(x.dims) != 2:
+        raise ShapeError("select_cols", "a matrix (rows, cols)", x)
+    return select_shape("select_cols", x, 1, count)
+
+
+@kernel
+def select_forward(v, x0, y, item, item0, batch, i0, i1, i2, i3, ids):
+    for b in range(batch):
+        for c in range(i2):
+            for k in range(i3):
+                at, to = x0 + b * item0 + c * i1 + ids[b * i3 + k] * i0, y + b * item + (c * i3 + k) * i0
+                x, out = v[at : at + i0], v[to : to + i0]
+                for i in range(i0):
+                    out[i] = x[i]
+
+
+@kernel
+def select_d0(g, x0, y, item, item0, batch, i0, i1, i2, i3, ids):
+    for b in range(batch):
+        for c in range(i2):
+            for k in range(i3):
+                at, to = x0 + b * item0 + c * i1 + ids[b * i3 + k] * i0, y + b * item + (c * i3 + k) * i0
+                dx, dy = g[at : at + i0], g[to : to + i0]
+                for i in range(i0):
+                    dx[i] += dy[i]
+
+
+SELECT_ROWS = define("select_rows", shape=select_rows_shape, params="xA", forward=select_forward, backward=(select_d0,),
+    reference=lambda x, rows: x[list(rows)],
+    cases=(Case(((5,),), arguments=((2, 0, 2),)), Case(((1,),), arguments=((0,),)),
+           Case((((3, 4), 2),), arguments=((2, 1),)), Case(((2, 3, 4),), arguments=((1, 0, 1),))))  # fmt: skip
+
+
+@native(SELECT_ROWS)
 def select_rows(x: Any, rs: Sequence[int]) -> Any:
     """Positions rs of the first axis, in that order, repeats allowed.
 
-    x: (rows, ...) x batch; the result: (len(rs), ...) x batch.  Raises IndexError unless all 0 <= r < rows.
+    x: (rows, ...) x batch; the result: (len(rs), ...) x batch.
+    Raises ValueError for an empty list, IndexError unless all 0 <= r < rows.
     """
-    dims, batch = x.dim()
-    check_indices("select_rows", rs, dims[0])
-    rest = math.prod(dims[1:]) * batch
-    picked = pick_batch(reshape(x, (dims[0], rest)), rs)  # (rest,) x len(rs)
-    return reshape(transpose(reshape(picked, (rest, len(rs)))), (len(rs), *dims[1:]), batch)
+    return SELECT_ROWS(x, rs)
 
 
+SELECT_COLS = define("select_cols", shape=select_cols_shape, params="xA", forward=select_forward, backward=(select_d0,),
+    reference=lambda x, cols: x[:, list(cols)],
+    cases=(Case((((3, 4), 2),), arguments=((3, 1, 3),)), Case(((1, 1),), arguments=((0,),))))  # fmt: skip
+
+
+@native(SELECT_COLS)
 def select_cols(x: Any, cs: Sequence[int]) -> Any:
     """Columns cs of a matrix, in that order, repeats allowed.
 
     x: (rows, cols) x batch; the result: (rows, len(cs)) x batch.
-    Raises ShapeError unless x is a matrix, IndexError unless all 0 <= c < cols.
+    Raises ShapeError unless x is a matrix, ValueError for an empty list, IndexError unless all 0 <= c < cols.
     """
-    dims, batch = x.dim()
-    if len(dims) != 2:
-        raise ShapeError("select_cols", "a matrix (rows, cols)", Shape(dims, batch))
-    check_indices("select_cols", cs, dims[1])
-    columns = [b * dims[1] + c for b in range(batch) for c in cs]
-    picked = pick_batch(reshape(x, (dims[0], dims[1] * batch)), columns, 1)  # (rows,) x len(columns)
-    return reshape(picked, (dims[0], len(cs)), batch)
-
-
-def check_indices(name: str, indices: Sequence[int], size: int) -> None:
-    """Raises ValueError for no indices, IndexError for one out of range."""
-    if len(indices) == 0:
-        raise ValueError(errors.located(f"{name}: needs one index or more, got none"))
-    for index in indices:
-        if not 0 <= index < size:
-            raise IndexError(errors.located(f"{name}: needs indices from 0 to {size - 1}, got {index}"))
+    return SELECT_COLS(x, cs)
 
 
 # ---- subscripts ------------------------------------------------------------------------------------------------------
@@ -663,7 +707,7 @@ def subscript(e: Any, shape: Shape, index: Any) -> Any:
         return pick_range(e, *ranges[parts[0]][1:], parts[0])
     if has_items and len(ranges) == 1:  # all axes have been picked: (1,) is left
         ranges.insert(0, (1, 0, END))
-    return STRIDED_SELECT(e, tuple(number for place in ranges for number in place))
+    return STRIDED_SELECT(e, *zip(*ranges, strict=True))
 
 
 # ---- fold_rows -------------------------------------------------------------------------------------------------------

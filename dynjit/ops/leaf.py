@@ -15,14 +15,15 @@ from dynjit.scalars import ONE
 from dynjit.shape import MAX_RANK, Result, Shape, dims_of
 
 
-def given_shape(*numbers: int) -> Shape:
-    """Shape rule of all leaves: the dims, then the mini-batch size."""
-    return Shape(numbers[:-1], numbers[-1])
+def given_shape(dims: tuple[int, ...], batch: int) -> Shape:
+    """Shape rule of all leaves."""
+    return Shape(dims, batch)
 
 
-PARAMETER = define("parameter", shape=given_shape, params="I", leaf=True)
-LOOKUP_TABLE = define("lookup_table", shape=given_shape, params="I", leaf=True)
-INPUT = define("input", shape=given_shape, params="I", leaf=True)
+PARAMETER = define("parameter", shape=given_shape, params="Ii", leaf=True)
+LOOKUP_TABLE = define("lookup_table", shape=given_shape, params="Ii", leaf=True)
+INPUT = define("input", shape=given_shape, params="Ii", leaf=True)
+
 
 
 def add_leaf(operator: op.Operator, shape: Shape, values: np.ndarray | float) -> Any:
@@ -35,7 +36,7 @@ leaf_maker: list[Callable[[op.Operator, Shape, np.ndarray | float], Any]] = []  
 
 def leaf_signature(operator: op.Operator, shape: Shape) -> int:
     """The signature of a leaf with a shape."""
-    return op.signature_of(operator, (), (*shape.dims, shape.batch), -1)
+    return op.signature_of(operator, (), (shape.dims, shape.batch), -1)
 
 
 # ---- lookup ----------------------------------------------------------------------------------------------------------
@@ -126,9 +127,12 @@ def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr
             errors.located(f"inputTensor: needs 1 to {MAX_RANK} axes and one element or more, got shape {array.shape}")
         )
     shape = Shape(array.shape[:-1] or (1,), array.shape[-1]) if batched else Shape(array.shape)
-    return add_leaf(INPUT, shape, array.ravel(order="F"))
+    made = constant(shape.dims, 0.0, shape.batch)
+    made.window()[:] = array.ravel(order="F")
+    return made
 
 
+@native(INPUT, "v")
 def inputVector(v: Sequence[float], device: str = "") -> Any:
     """A constant vector with the values of a list of numbers.  Raises ValueError for an empty list."""
     array = as_numbers("inputVector", v)
@@ -139,9 +143,10 @@ def inputVector(v: Sequence[float], device: str = "") -> Any:
 
 def vecInput(dim: int, device: str = "") -> Any:
     """A vector of zeros; `.set(values)` fills it."""
-    return add_leaf(INPUT, Shape(dims_of("vecInput", dim)), 0.0)
+    return zeros(dim)
 
 
+@native(INPUT, "f")
 def scalarInput(s: float, device: str = "") -> Any:
     """A constant number, shape (1,); `.set(number)` changes it."""
     return add_leaf(INPUT, Shape((1,)), float(s))
@@ -152,6 +157,7 @@ def inputMatrix(v: Sequence[float], d: tuple[int, ...]) -> Any:
     return inputTensorTranspose(v, d)
 
 
+@native(INPUT, "vIi")
 def inputTensorTranspose(val: Sequence[float], dim: Any = None, batch_size: int = 1, device: str = "") -> Any:
     """A constant with dims `dim` from a flat list of its elements, first axis fastest, mini-batch slowest."""
     array = as_numbers("inputTensorTranspose", val)
@@ -163,6 +169,7 @@ def inputTensorTranspose(val: Sequence[float], dim: Any = None, batch_size: int 
     return add_leaf(INPUT, shape, array)
 
 
+@native(INPUT, "Ifi")
 def constant(dim: Any, val: float, batch_size: int = 1) -> Any:
     """A tensor that is filled with a number.
 
@@ -173,6 +180,7 @@ def constant(dim: Any, val: float, batch_size: int = 1) -> Any:
     return add_leaf(INPUT, Shape(dims_of("constant", dim), int(batch_size)), float(val))
 
 
+@native(INPUT, "Ii")
 def zeros(dim: Any, batch_size: int = 1) -> Any:
     """A tensor of zeros; see `constant`."""
     return constant(dim, 0.0, batch_size)
@@ -198,7 +206,7 @@ def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
 @native(LOOKUP_BATCH)
 def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
     """Rows of a lookup table as a mini-batch; see `lookup`.  Raises ValueError for an empty list."""
-    return LOOKUP_BATCH(p if update else p.constant(), list(indices))
+    return LOOKUP_BATCH(p if update else p.constant(), indices)
 
 
 # ---- inputs that are mostly one number -------------------------------------------------------------------------------
@@ -209,15 +217,16 @@ def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> Any:
 
     Raises IndexError unless 0 <= idx < d, ValueError for an empty list.
     """
-    indices = np.atleast_1d(as_numbers("one_hot", idx))
-    if indices.size == 0:
+    indices = list(idx) if isinstance(idx, (list, tuple, np.ndarray)) else [idx]
+    if not indices:
         raise ValueError(errors.located("one_hot: needs one index or more, got none"))
     for index in indices:
         if not 0 <= index < d:
             raise IndexError(errors.located(f"one_hot: needs indices from 0 to {d - 1}, got {index}"))
-    values = np.zeros((indices.size, d))
-    values[np.arange(indices.size), indices.astype(np.int64)] = 1
-    return add_leaf(INPUT, Shape((d,), indices.size), values.ravel())
+    values = [0.0] * (d * len(indices))
+    for item, index in enumerate(indices):
+        values[item * d + index] = 1.0
+    return inputTensorTranspose(values, d, len(indices))
 
 
 def sparse_inputTensor(
@@ -237,10 +246,13 @@ def sparse_inputTensor(
         got = [len(indices) for indices in idxs]
         needs = f"{len(dims)} lists of {numbers.size} indices"
         raise ValueError(errors.located(f"sparse_inputTensor: needs {needs}, got lists of {got}"))
+    places, step = np.zeros(numbers.size, np.int64), 1
     for indices, size in zip(idxs, dims, strict=True):
         for index in indices:
             if not 0 <= index < size:
                 raise IndexError(errors.located(f"sparse_inputTensor: needs indices from 0 to {size - 1}, got {index}"))
-    array = np.full(dims, defval, np.float64)
-    array[tuple(np.asarray(indices, np.int64) for indices in idxs)] = numbers
-    return inputTensor(array, batched)
+        places += step * np.asarray(indices, np.int64)
+        step *= size
+    made = constant(dims[:-1] or (1,), defval, dims[-1]) if batched else constant(dims, defval)
+    made.window()[places] = numbers
+    return made

@@ -125,6 +125,11 @@ def product(w: Any, x: Any) -> Any:
     return PRODUCT(w, x)
 
 
+def columns_of(rows: int, cols: int) -> tuple[int, ...]:
+    """Dimensions of a sum of products: one column is a vector, as in DyNet."""
+    return (rows, cols) if cols > 1 else (rows,)
+
+
 # ---- affine_transform ------------------------------------------------------------------------------------------------
 
 
@@ -134,15 +139,12 @@ def affine_transform_shape(operands: list[Shape]) -> Result:
     batches = {shape.batch for shape in operands} - {1}
     if len(operands) % 2 == 0 or len(batches) > 1:
         raise ShapeError("affine_transform", needs, *operands)
-    batch = max(batches, default=1)
-    dims = b.dims
+    dims = columns_of(b.rows, pairs[0][1].cols) if pairs else b.dims
     for w, x in pairs:
-        product_dims = (w.rows, x.cols) if len(x.dims) == 2 else (w.rows,)
         fits = max(len(w.dims), len(x.dims)) <= 2 and w.cols == x.rows and w.rows == b.rows
         if not fits or (x.cols != pairs[0][1].cols) or b.cols not in (1, x.cols):
             raise ShapeError("affine_transform", needs, *operands)
-        dims = product_dims if len(product_dims) > len(dims) or b.cols < x.cols else dims
-    return Result(Shape(dims, batch), ints=tuple(x.rows for _, x in pairs))
+    return Result(Shape(dims, max(batches, default=1)), ints=tuple(x.rows for _, x in pairs))
 
 
 @kernel
@@ -192,8 +194,11 @@ def affine_transform_d(v, g, y, arg, a, k, j, ints, item, rows, cols, batch, n, 
 
 
 def affine_transform_reference(b, *pairs):
-    total = sum((w if w.ndim == 2 else w[:, None]) @ x for w, x in zip(pairs[::2], pairs[1::2], strict=True))
-    return b + total if not pairs or b.ndim == np.ndim(total) else b[:, None] + total
+    if not pairs:
+        return b
+    columns = [array if array.ndim == 2 else array[:, None] for array in (b, *pairs)]
+    total = columns[0] + sum(w @ x for w, x in zip(columns[1::2], columns[2::2], strict=True))
+    return total[:, 0] if total.shape[1] == 1 else total
 
 
 @kernel
@@ -259,7 +264,7 @@ AFFINE_TRANSFORM = define(
         Case(((3,), (3, 4), (4,))), Case(((1,), (1, 1), (1,))), Case(((3,),)),
         Case(((3,), (3, 4), ((4,), 2), (3, 2), ((2,), 2))), Case(((3,), (3, 4), ((4, 5), 2))),
         Case((((3,), 2), (3, 4), ((4,), 2))), Case(((3, 2), (3, 4), (4, 2))),
-        Case(((3,), ((3, 4), 2), (4,), (3, 2), ((2,), 2))),
+        Case(((3,), ((3, 4), 2), (4,), (3, 2), ((2,), 2))), Case(((3, 1), (3, 4), ((4, 1), 2), (3, 2), (2,))),
     ),
 )  # fmt: skip
 
@@ -269,6 +274,7 @@ def affine_transform(exprs: list[Any]) -> Any:
     """y = b + W1 x1 + W2 x2 + ..., from the list [b, W1, x1, W2, x2, ...]; of [b] alone, b.
 
     b: (rows,), added to every column, or (rows, cols);  W: (rows, k);  x: (k,) or (k, cols);  mini-batches equal or 1.
+    The result: (rows, cols); (rows,) if there is one column.
     Raises ShapeError for an even number of operands, or shapes that do not fit.
     """
     return AFFINE_TRANSFORM(exprs)
@@ -279,11 +285,11 @@ def affine_transform(exprs: list[Any]) -> Any:
 
 def add_product_shape(p: Shape, w: Shape, x: Shape) -> Shape:
     batches = {shape.batch for shape in (p, w, x)} - {1}
-    fits = max(len(w.dims), len(x.dims)) <= 2 and w.cols == x.rows and p.dims == (w.rows, *x.dims[1:])
+    fits = max(len(w.dims), len(x.dims)) <= 2 and w.cols == x.rows and (p.rows, p.cols) == (w.rows, x.cols)
     if not fits or len(batches) > 1:
         needs = "p of the shape of W x, W (rows, k) and x (k, cols), with mini-batches that are equal or 1"
         raise ShapeError("add_product", needs, p, w, x)
-    return Shape(p.dims, max(batches, default=1))
+    return Shape(columns_of(w.rows, x.cols), max(batches, default=1))
 
 
 @kernel
@@ -400,10 +406,11 @@ ADD_PRODUCT = define(
     group=(STACKED, SHARED, STACKED),
     keeps_result=False,
     overwrites=(0,),
-    reference=lambda p, w, x: p + w @ x,
+    reference=affine_transform_reference,
     cases=(
         Case(((3,), (3, 4), (4,))), Case(((1,), (1, 1), (1,))), Case((((3, 2), 3), (3, 4), ((4, 2), 3))),
         Case(((3,), (3, 4), ((4,), 2))), Case((((3,), 2), (3, 4), (4,))), Case((((3,), 2), ((3, 4), 2), (4,))),
+        Case(((3,), (3, 4), (4, 1))),
     ),
 )  # fmt: skip
 
@@ -412,7 +419,8 @@ ADD_PRODUCT = define(
 def add_product(p: Any, w: Any, x: Any) -> Any:
     """p + W x, with a p of each node's own: a recurrent network's step whose inputs have been multiplied ahead.
 
-    p: the shape of W x;  w: (rows, k);  x: (k, cols) or (k,);  mini-batches equal or 1.
+    p: (rows, cols) or (rows,);  w: (rows, k);  x: (k, cols) or (k,);  mini-batches equal or 1.
+    The result: (rows, cols); (rows,) if there is one column.
     Raises ShapeError unless the shapes fit.
     """
     return ADD_PRODUCT(p, w, x)
@@ -423,7 +431,7 @@ def add_product(p: Any, w: Any, x: Any) -> Any:
 
 def contract3d_1d_shape(x: Shape, y: Shape, b: Shape | None = None) -> Shape:
     batches = {shape.batch for shape in (x, y, b) if shape} - {1}
-    if len(x.dims) != 3 or y.dims != x.dims[2:] or (b and b.dims != x.dims[:2]) or len(batches) > 1:
+    if len(x.dims) != 3 or (y.rows, y.cols) != (x.dims[2], 1) or (b and b.dims != x.dims[:2]) or len(batches) > 1:
         needs = "x (a, b, c), y (c,) and perhaps a bias (a, b), with mini-batches that are equal or 1"
         raise ShapeError("contract3d_1d", needs, x, y, *([b] if b else []))
     return Shape(x.dims[:2], max(batches, default=1))

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
-from dynjit.op import Case, define, native
+from dynjit.op import MARGIN, Case, Range, define, native
 from dynjit.scalars import ONE, ZERO, exp, log, log_sum_exp
 from dynjit.shape import Result, Shape
 
@@ -82,7 +81,7 @@ def pickneglogsoftmax_batch(x: Any, vs: Sequence[int]) -> Any:
     x: (k,) x batch;  vs: one index per item; the result: (1,) x batch.  An x with mini-batch 1 serves all indices.
     Raises ShapeError unless x is a vector and `vs` has its mini-batch size, IndexError unless 0 <= v < k.
     """
-    return PICKNEGLOGSOFTMAX_BATCH(x, list(vs))
+    return PICKNEGLOGSOFTMAX_BATCH(x, vs)
 
 
 # ---- binary_log_loss -------------------------------------------------------------------------------------------------
@@ -144,13 +143,6 @@ def binary_log_loss(x: Any, y: Any) -> Any:
 # ---- hinge -----------------------------------------------------------------------------------------------------------
 
 
-def checked_margin(operator: str, margin: float) -> float:
-    """The margin as a float; raises ValueError if it is negative."""
-    if not margin >= 0:
-        raise ValueError(errors.located(f"{operator}: needs a margin of 0 or more, got {margin}"))
-    return float(margin)
-
-
 def hinge_shape(x: Shape, count: int | None = None) -> Result:
     return Result(chosen_shape("hinge", x, count), ints=(), bound=x.rows)
 
@@ -182,25 +174,28 @@ def hinge_reference(x: np.ndarray, gold: int, margin: float) -> float:
     return np.maximum(margin - x[gold] + np.delete(x, gold), 0).sum()  # type: ignore[no-any-return]
 
 
-HINGE = define("hinge", shape=hinge_shape, params="xdf", forward=hinge_forward, backward=(hinge_d0,),
+HINGE = define("hinge", shape=hinge_shape, params="xdf", floats=(MARGIN,), forward=hinge_forward, backward=(hinge_d0,),
     reference=hinge_reference,
     cases=(Case(((5,),), arguments=(2, 1.0)), Case(((1,),), arguments=(0, 1.0)), Case((((4,), 3),), arguments=(1, 0.5)),
            Case(((40,),), -80, 80, (1, 20.0))))  # fmt: skip
-HINGE_BATCH = define("hinge_batch", shape=hinge_shape, params="xDf", forward=hinge_forward, backward=(hinge_d0,),
+HINGE_BATCH = define("hinge_batch", shape=hinge_shape, params="xDf", floats=(MARGIN,), forward=hinge_forward,
+    backward=(hinge_d0,),
     reference=hinge_reference,
     cases=(Case((((5,), 2),), arguments=((2, 4), 1.0)), Case(((1,),), arguments=((0,), 1.0)),
            Case(((4,),), arguments=((1, 0, 3), 0.5))))  # fmt: skip
 
 
+@native(HINGE)
 def hinge(x: Any, v: int, m: float = 1.0) -> Any:
     """Sum over j other than v of max(0, m - x_v + x_j).
 
     x: (k,) x batch; the result: (1,) x batch;  m: 0 or more.
     Raises ShapeError unless x is a vector, IndexError unless 0 <= v < k, ValueError for a negative m.
     """
-    return HINGE(x, v, checked_margin("hinge", m))
+    return HINGE(x, v, m)
 
 
+@native(HINGE_BATCH)
 def hinge_batch(x: Any, vs: Sequence[int], m: float = 1.0) -> Any:
     """Sum over j other than v of max(0, m - x_v + x_j), with an index v of its own for each mini-batch item.
 
@@ -208,57 +203,57 @@ def hinge_batch(x: Any, vs: Sequence[int], m: float = 1.0) -> Any:
     An x with mini-batch 1 serves all indices.  Raises ShapeError unless x is a vector and `vs` has its mini-batch size,
     IndexError unless 0 <= v < k, ValueError for a negative m.
     """
-    return HINGE_BATCH(x, list(vs), checked_margin("hinge_batch", m))
+    return HINGE_BATCH(x, vs, m)
 
 
 # ---- hinge_dim -------------------------------------------------------------------------------------------------------
 
 
-def hinge_dim_shape(x: Shape, axis: int, *golds: int) -> Result:
-    if len(x.dims) != 2 or axis not in (0, 1) or len(golds) != x.dims[1 - axis]:
+def hinge_dim_shape(x: Shape, axis: int, count: int) -> Result:
+    """ints: elements of a line, steps along a line and from line to line."""
+    if len(x.dims) != 2 or axis not in (0, 1) or count != x.dims[1 - axis]:
         needs = "a matrix, axis 0 with an index per column or axis 1 with an index per row"
-        raise ShapeError("hinge_dim", f"{needs}, not axis {axis} with {len(golds)} indices", x)
-    if min(golds, default=0) < 0 or max(golds, default=0) >= x.dims[axis]:
-        raise IndexError(errors.located(f"hinge_dim: needs indices from 0 to {x.dims[axis] - 1}, got {list(golds)}"))
-    steps = (1, x.rows) if axis == 0 else (x.rows, 1)  # along a line, and from line to line
-    return Result(Shape((len(golds),), x.batch), ints=(x.dims[axis], *steps, *golds))
+        raise ShapeError("hinge_dim", f"{needs}, not axis {axis} with {count} indices", x)
+    steps = (1, x.rows) if axis == 0 else (x.rows, 1)
+    return Result(Shape((count,), x.batch), ints=(x.dims[axis], *steps), bound=x.dims[axis])
 
 
 @kernel
-def hinge_dim_forward(v, x0, y, item0, item, batch, ints, f0):
+def hinge_dim_forward(v, x0, y, item0, item, batch, i0, i1, i2, ids, f0):
     for b in range(batch):
         for r in range(item):
-            x, gold, total = v[x0 + b * item0 + r * ints[2] : x0 + (b + 1) * item0], ints[3 + r], ZERO
-            limit = f0 - x[gold * ints[1]]
-            for i in range(ints[0]):
-                total += max(limit + x[i * ints[1]], ZERO) if i != gold else ZERO
+            x, gold, total = v[x0 + b * item0 + r * i2 : x0 + (b + 1) * item0], ids[b * item + r], ZERO
+            limit = f0 - x[gold * i1]
+            for i in range(i0):
+                total += max(limit + x[i * i1], ZERO) if i != gold else ZERO
             v[y + b * item + r] = total
 
 
 @kernel
-def hinge_dim_d0(v, g, x0, y, item0, item, batch, ints, f0):
+def hinge_dim_d0(v, g, x0, y, item0, item, batch, i0, i1, i2, ids, f0):
     for b in range(batch):
         for r in range(item):
-            start, end = x0 + b * item0 + r * ints[2], x0 + (b + 1) * item0
-            x, dx, gold, dy, total = v[start:end], g[start:end], ints[3 + r], g[y + b * item + r], ZERO
-            limit = f0 - x[gold * ints[1]]
-            for i in range(ints[0]):
-                if limit + x[i * ints[1]] > ZERO and i != gold:
-                    dx[i * ints[1]] += dy
+            start, end = x0 + b * item0 + r * i2, x0 + (b + 1) * item0
+            x, dx, gold, dy, total = v[start:end], g[start:end], ids[b * item + r], g[y + b * item + r], ZERO
+            limit = f0 - x[gold * i1]
+            for i in range(i0):
+                if limit + x[i * i1] > ZERO and i != gold:
+                    dx[i * i1] += dy
                     total += dy
-            dx[gold * ints[1]] -= total
+            dx[gold * i1] -= total
 
 
-def hinge_dim_reference(x: np.ndarray, axis: int, golds: Sequence[int], margin: float) -> list[float]:
+def hinge_dim_reference(x: np.ndarray, golds: Sequence[int], axis: int, margin: float) -> list[float]:
     return [hinge_reference(line, gold, margin) for line, gold in zip(x if axis else x.T, golds, strict=True)]
 
 
-HINGE_DIM = define("hinge_dim", shape=hinge_dim_shape, params="xiIf", forward=hinge_dim_forward,
+HINGE_DIM = define("hinge_dim", shape=hinge_dim_shape, params="xAif", floats=(MARGIN,), forward=hinge_dim_forward,
     backward=(hinge_dim_d0,), reference=hinge_dim_reference,
-    cases=(Case(((3, 4),), arguments=(0, (0, 1, 2, 1), 1.0)), Case((((3, 4), 2),), arguments=(1, (0, 3, 2), 0.5)),
-           Case(((1, 1),), arguments=(0, (0,), 1.0)), Case(((4, 5),), -80, 80, (1, (0, 3, 2, 4), 20.0))))  # fmt: skip
+    cases=(Case(((3, 4),), arguments=((0, 1, 2, 1), 0, 1.0)), Case((((3, 4), 2),), arguments=((0, 3, 2), 1, 0.5)),
+           Case(((1, 1),), arguments=((0,), 0, 1.0)), Case(((4, 5),), -80, 80, ((0, 3, 2, 4), 1, 20.0))))  # fmt: skip
 
 
+@native(HINGE_DIM)
 def hinge_dim(x: Any, v: Sequence[int], d: int = 0, m: float = 1.0) -> Any:
     """hinge(x, v_i, m) of each line i along axis `d` of a matrix.
 
@@ -266,7 +261,7 @@ def hinge_dim(x: Any, v: Sequence[int], d: int = 0, m: float = 1.0) -> Any:
     the result: (len(v),) x batch;  m: 0 or more.
     Raises ShapeError for other shapes, IndexError for an index out of range, ValueError for a negative m.
     """
-    return HINGE_DIM(x, d, list(v), checked_margin("hinge_dim", m))
+    return HINGE_DIM(x, v, d, m)
 
 
 # ---- pairwise_rank_loss ----------------------------------------------------------------------------------------------
@@ -346,18 +341,19 @@ def poisson_loss_d0(v, g, x0, y, n, f0):
         dx[i] += dy[i] * (exp(rate[i]) - f0)
 
 
-POISSON_LOSS = define("poisson_loss", shape=poisson_loss_shape, params="xf", forward=poisson_loss_forward,
+COUNT = Range("a count of 0 or more", 0.0, math.inf)
+POISSON_LOSS = define("poisson_loss", shape=poisson_loss_shape, params="xf", floats=(COUNT,),
+    forward=poisson_loss_forward,
     backward=(poisson_loss_d0,), reference=lambda s, count: np.exp(s) - s * count + math.lgamma(count + 1),
     cases=(Case(((1,),), arguments=(3.0,)), Case((((1, 1), 3),), arguments=(0.0,)),
            Case(((1,),), 4, 5, (90.0,))))  # fmt: skip
 
 
+@native(POISSON_LOSS)
 def poisson_loss(log_lambda: Any, x: int) -> Any:
     """exp(s) - s * x + log(x!), the -log probability of a count x under a Poisson law of rate exp(s), s = log_lambda.
 
     log_lambda: (1,) x batch; the result has the same shape;  x: 0 or more; in nats.
     Raises ShapeError for other shapes, ValueError for a negative count.
     """
-    if x < 0:
-        raise ValueError(errors.located(f"poisson_loss: needs a count of 0 or more, got {x}"))
-    return POISSON_LOSS(log_lambda, float(x))
+    return POISSON_LOSS(log_lambda, x)

@@ -8,6 +8,7 @@ execution, on the number type or on the device, and the backward pass meets the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
-from dynjit.op import Case, define
+from dynjit.op import ANY, NOT_NEGATIVE, PROBABILITY, SHARE, Case, Range, define, native
 from dynjit.scalars import ONE, ZERO, log
 from dynjit.shape import Result, Shape, dims_of
 
@@ -86,14 +87,6 @@ def normal(n):  # type: ignore[no-untyped-def]
 # ---- dropout ---------------------------------------------------------------------------------------------------------
 
 
-def probability(name: str, p: float, is_one_possible: bool = False) -> float:
-    """p as a float; raises ValueError unless 0 <= p < 1."""
-    if not 0 <= p < 1 and not (p == 1 and is_one_possible):
-        end = "p <= 1" if is_one_possible else "p < 1"
-        raise ValueError(errors.located(f"{name}: needs a probability 0 <= {end}, got {p}"))
-    return float(p)
-
-
 def dropout_shape(x: Shape) -> Result:
     """ints: elements before, along and behind an axis that shares a mask, and mini-batch items that do."""
     return Result(x, ints=(x.item, 1, 1, 1))
@@ -146,18 +139,20 @@ def dropout_d0_cuda(g, x0, y, n, item, i0, i1, i3, f0, ids, seed, thread, thread
         g[x0 + e] += ZERO if is_dropped(e, item, i0, i1, i3, f0, ids, seed) else g[y + e] * factor
 
 
-DROPOUT = define("dropout", shape=dropout_shape, params="xfr", forward=dropout_forward, backward=(dropout_d0,),
-    forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,),
+DROPOUT = define("dropout", shape=dropout_shape, params="xfr", floats=(PROBABILITY,), forward=dropout_forward,
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,),
     cases=(Case(((40,),), arguments=(0.3,)), Case(((1,),), arguments=(0.0,)),
            Case((((3, 4), 2),), arguments=(0.5,))))  # fmt: skip
 
 
+@native(DROPOUT)
 def dropout(x: Any, p: float) -> Any:
     """Each element is 0 with probability p, else x / (1 - p); there is no switch: leave it out when not training.
 
     x: any shape x batch.  Raises ValueError unless 0 <= p < 1.
     """
-    return DROPOUT(x, probability("dropout", p))
+    return DROPOUT(x, p)
 
 
 def dropout_dim_shape(x: Shape, axis: int) -> Result:
@@ -166,52 +161,58 @@ def dropout_dim_shape(x: Shape, axis: int) -> Result:
     return Result(x, ints=(*x.around(axis), 1))
 
 
-DROPOUT_DIM = define("dropout_dim", shape=dropout_dim_shape, params="xifr", forward=dropout_forward,
-    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,),
-    cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
+DROPOUT_DIM = define("dropout_dim", shape=dropout_dim_shape, params="xifr", floats=(PROBABILITY,),
+    forward=dropout_forward,
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,), cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
            Case((((3, 4), 2),), arguments=(1, 0.5)), Case(((2, 3, 2),), arguments=(1, 0.5))))  # fmt: skip
 
 
+@native(DROPOUT_DIM)
 def dropout_dim(x: Any, d: int, p: float) -> Any:
     """`dropout` that drops or keeps all positions of axis `d` together.
 
     x: any shape x batch.  Raises ShapeError for a missing axis, ValueError unless 0 <= p < 1.
     """
-    return DROPOUT_DIM(x, d, probability("dropout_dim", p))
+    return DROPOUT_DIM(x, d, p)
 
 
 def dropout_batch_shape(x: Shape) -> Result:
     return Result(x, ints=(1, x.item, 1, 1))
 
 
-DROPOUT_BATCH = define("dropout_batch", shape=dropout_batch_shape, params="xfr", forward=dropout_forward,
-    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,),
-    cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
+DROPOUT_BATCH = define("dropout_batch", shape=dropout_batch_shape, params="xfr", floats=(PROBABILITY,),
+    forward=dropout_forward,
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,), cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
 
 
+@native(DROPOUT_BATCH)
 def dropout_batch(x: Any, p: float) -> Any:
     """`dropout` that drops or keeps each mini-batch item as a whole.
 
     x: any shape x batch.  Raises ValueError unless 0 <= p < 1.
     """
-    return DROPOUT_BATCH(x, probability("dropout_batch", p))
+    return DROPOUT_BATCH(x, p)
 
 
 def block_dropout_shape(x: Shape) -> Result:
     return Result(x, ints=(1, x.item, 1, x.batch))
 
 
-BLOCK_DROPOUT = define("block_dropout", shape=block_dropout_shape, params="xfr", forward=dropout_forward,
-    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda, backward_cuda=(dropout_d0_cuda,), whole_batch=True,
+BLOCK_DROPOUT = define("block_dropout", shape=block_dropout_shape, params="xfr", floats=(SHARE,),
+    forward=dropout_forward, backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,), whole_batch=True,
     cases=(Case((((3,), 2),), arguments=(0.5,)), Case(((1,),), arguments=(1.0,))))  # fmt: skip
 
 
+@native(BLOCK_DROPOUT)
 def block_dropout(x: Any, p: float) -> Any:
     """`dropout` that drops or keeps the whole tensor with its mini-batch.
 
     x: any shape x batch.  Raises ValueError unless 0 <= p <= 1.
     """
-    return BLOCK_DROPOUT(x, probability("block_dropout", p, is_one_possible=True))
+    return BLOCK_DROPOUT(x, p)
 
 
 # ---- noise -----------------------------------------------------------------------------------------------------------
@@ -239,33 +240,34 @@ def noise_d0(g, x0, y, n):
         dx[i] += dy[i]
 
 
-NOISE = define("noise", shape=noise_shape, params="xfr", forward=noise_forward, backward=(noise_d0,),
+NOISE = define("noise", shape=noise_shape, params="xfr", floats=(NOT_NEGATIVE,), forward=noise_forward,
+    backward=(noise_d0,),
     cases=(Case(((40,),), arguments=(0.3,)), Case(((1,),), arguments=(0.0,)),
            Case((((3, 4), 2),), arguments=(2.0,))))  # fmt: skip
 
 
+@native(NOISE)
 def noise(x: Any, stddev: float) -> Any:
     """x + normal noise of mean 0 and standard deviation `stddev`, independent for each element.
 
     x: any shape x batch.  Raises ValueError for a negative deviation.
     """
-    return NOISE(x, not_negative("noise", stddev))
-
-
-def not_negative(name: str, number: float) -> float:
-    if not number >= 0:
-        raise ValueError(errors.located(f"{name}: needs a number of 0 or more, got {number}"))
-    return float(number)
+    return NOISE(x, stddev)
 
 
 # ---- random tensors --------------------------------------------------------------------------------------------------
 
 
-def random_shape(*numbers: int) -> Shape:
-    return Shape(numbers[:-1], numbers[-1])
+def random_shape(name: str) -> Callable[[tuple[int, ...], int], Shape]:
+    def shape(dims: tuple[int, ...], batch: int) -> Shape:
+        if batch < 1:
+            raise ValueError(errors.located(f"{name}: needs a mini-batch of 1 or more, got {batch}"))
+        return Shape(dims_of(name, dims), batch)
+
+    return shape
 
 
-def random_tensor(name: str, function: Any) -> Any:
+def random_tensor(name: str, function: Any, *floats: Range) -> Any:
     """The operator y = function(n, f0, f1) with random odd numbers n from 1 to 2^24 - 1."""
     function = scalar(function)
 
@@ -279,52 +281,51 @@ def random_tensor(name: str, function: Any) -> Any:
                 out[i] = function(out[i], f0, f1)
 
     forward.__name__ = f"{name}_forward"
-    cases = (Case((), arguments=(0.5, 1.0, (5, 1))), Case((), arguments=(0.0, 2.0, (3, 4, 2))))
-    return define(name, shape=random_shape, params="ffrI", forward=forward, cases=cases)
+    cases = (Case((), arguments=((5,), 0.5, 1.0, 1)), Case((), arguments=((3, 4), 0.0, 2.0, 2)))
+    return define(name, shape=random_shape(name), params="Iffir", forward=forward, cases=cases, floats=floats)
 
 
-RANDOM_NORMAL = random_tensor("random_normal", lambda n, mean, stddev: mean + stddev * normal(n))
+RANDOM_NORMAL = random_tensor("random_normal", lambda n, mean, stddev: mean + stddev * normal(n), ANY, NOT_NEGATIVE)
 RANDOM_UNIFORM = random_tensor("random_uniform", lambda n, left, right: left + (right - left) * (n * TWO_M24))
-RANDOM_BERNOULLI = random_tensor("random_bernoulli", lambda n, p, scale: scale if n * TWO_M24 < p else scale * ZERO)
-RANDOM_GUMBEL = random_tensor("random_gumbel", lambda n, mu, beta: mu - beta * log(-log(n * TWO_M24)))
+RANDOM_BERNOULLI = random_tensor(
+    "random_bernoulli", lambda n, p, scale: scale if n * TWO_M24 < p else scale * ZERO, SHARE
+)
+RANDOM_GUMBEL = random_tensor(
+    "random_gumbel", lambda n, mu, beta: mu - beta * log(-log(n * TWO_M24)), ANY, NOT_NEGATIVE
+)
 
 
-def size_of(name: str, dim: Any, batch_size: int) -> tuple[int, ...]:
-    if batch_size < 1:
-        raise ValueError(errors.located(f"{name}: needs a mini-batch of 1 or more, got {batch_size}"))
-    return (*dims_of(name, dim), int(batch_size))
-
-
+@native(RANDOM_NORMAL)
 def random_normal(dim: Any, mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Any:
     """Independent normal numbers; no gradient.
 
     dim: int or tuple.  Raises ValueError for a negative deviation, wrong dims and a mini-batch below 1.
     """
-    size = size_of("random_normal", dim, batch_size)
-    return RANDOM_NORMAL(float(mean), not_negative("random_normal", stddev), size)
+    return RANDOM_NORMAL(dim, mean, stddev, batch_size)
 
 
+@native(RANDOM_UNIFORM)
 def random_uniform(dim: Any, left: float, right: float, batch_size: int = 1) -> Any:
     """Independent uniform numbers between left and right; no gradient.
 
     dim: int or tuple.  Raises ValueError for wrong dims and a mini-batch below 1.
     """
-    return RANDOM_UNIFORM(float(left), float(right), size_of("random_uniform", dim, batch_size))
+    return RANDOM_UNIFORM(dim, left, right, batch_size)
 
 
+@native(RANDOM_BERNOULLI)
 def random_bernoulli(dim: Any, p: float, scale: float = 1.0, batch_size: int = 1) -> Any:
     """Independent numbers that are `scale` with probability p, else 0; no gradient.
 
     dim: int or tuple.  Raises ValueError unless 0 <= p <= 1, for wrong dims and a mini-batch below 1.
     """
-    size = size_of("random_bernoulli", dim, batch_size)
-    return RANDOM_BERNOULLI(probability("random_bernoulli", p, is_one_possible=True), float(scale), size)
+    return RANDOM_BERNOULLI(dim, p, scale, batch_size)
 
 
+@native(RANDOM_GUMBEL)
 def random_gumbel(dim: Any, mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Any:
     """Independent Gumbel numbers mu - beta log(-log(u)) with uniform u; no gradient.
 
     dim: int or tuple.  Raises ValueError for a negative beta, wrong dims and a mini-batch below 1.
     """
-    size = size_of("random_gumbel", dim, batch_size)
-    return RANDOM_GUMBEL(float(mu), not_negative("random_gumbel", beta), size)
+    return RANDOM_GUMBEL(dim, mu, beta, batch_size)

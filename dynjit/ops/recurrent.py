@@ -29,10 +29,10 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def state_shape(name: str, gates: Shape, state: Shape, scratch: int = 0) -> Result:
     """Shape rule of a new state; scratch: in units of the state's size."""
     batch = max(gates.batch, state.batch)
-    fits = len(state.dims) == 1 and gates.dims == (4 * state.rows,)
+    fits = state.cols == gates.cols == 1 and gates.rows == 4 * state.rows
     if not fits or any(x.batch not in (1, batch) for x in (gates, state)):
         raise ShapeError(name, "gates (4h,) and a state (h,), with mini-batches that are equal or 1", gates, state)
-    return Result(Shape(state.dims, batch), scratch=scratch * state.rows)
+    return Result(Shape((state.rows,), batch), scratch=scratch * state.rows)
 
 
 CASES = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import helper, kernel, scalar
-from dynjit.op import Case, define, native
+from dynjit.op import Case, Range, define, native
 from dynjit.scalars import HALF, INF, ONE, TWO, ZERO, exp, log, log_sum_exp, maximum
 from dynjit.shape import Result, Shape
 
@@ -352,12 +351,15 @@ def huber_distance_reference(x: np.ndarray, y: np.ndarray, c: float) -> float:
     return float(np.where(d < c, d * d / 2, c * (d - c / 2)).sum())
 
 
-HUBER_DISTANCE = define("huber_distance", shape=huber_distance_shape, params="xxf", forward=huber_distance_forward,
+HUBER_C = Range("c of 0 or more", 0.0, math.inf)
+HUBER_DISTANCE = define("huber_distance", shape=huber_distance_shape, params="xxf", floats=(HUBER_C,),
+    forward=huber_distance_forward,
     backward=(huber_distance_d0, huber_distance_d1), reference=huber_distance_reference,
     cases=tuple(replace(case, arguments=(c,)) for case, c in zip(PAIRS, (1.345, 0.1, 0.5, 0.5, 0.5, 1.0), strict=True)),
 )  # fmt: skip
 
 
+@native(HUBER_DISTANCE)
 def huber_distance(x: Any, y: Any, c: float = 1.345) -> Any:
     """Sum over i of d^2 / 2 if d < c, else c * (d - c / 2), where d = |x_i - y_i|.
 
@@ -365,9 +367,7 @@ def huber_distance(x: Any, y: Any, c: float = 1.345) -> Any:
     Raises ShapeError for other shapes, ValueError for a negative c.
     Source: Huber (1964), Robust estimation of a location parameter.
     """
-    if c < 0:
-        raise ValueError(errors.located(f"huber_distance: needs c of 0 or more, got {c}"))
-    return HUBER_DISTANCE(x, y, float(c))
+    return HUBER_DISTANCE(x, y, c)
 
 
 # ---- l2_norm ---------------------------------------------------------------------------------------------------------
@@ -429,16 +429,16 @@ def at_least(operator: str, name: str, number: int, least: int) -> int:
     return number
 
 
-def sum_dim_shape(x: Shape, over_batch: int, *axes: int) -> Result:
+def sum_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, _: int) -> Result:
     return reduced(x, axes_of("sum_dim", x, axes, over_batch), bool(over_batch), 1)
 
 
-def mean_dim_shape(x: Shape, over_batch: int, divisor: int, *axes: int) -> Result:
+def mean_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, divisor: int) -> Result:
     at_least("mean_dim", "n", divisor, 0)
     return reduced(x, axes_of("mean_dim", x, axes, over_batch), bool(over_batch), divisor)
 
 
-def moment_dim_shape(x: Shape, order: int, over_batch: int, divisor: int, *axes: int) -> Result:
+def moment_dim_shape(x: Shape, axes: tuple[int, ...], order: int, over_batch: int, divisor: int) -> Result:
     at_least("moment_dim", "n", divisor, 0)
     at_least("moment_dim", "r", order, 1)
     return reduced(x, axes_of("moment_dim", x, axes, over_batch), bool(over_batch), divisor, order)
@@ -456,7 +456,7 @@ def numpy_axes(axes: Sequence[int], over_batch: int) -> tuple[int, ...]:
     return (*axes, -1) if over_batch else tuple(axes)
 
 
-def moment_reference(x: np.ndarray, order: int, over_batch: int, divisor: int, axes: Sequence[int]) -> np.ndarray:
+def moment_reference(x: np.ndarray, axes: Sequence[int], order: int, over_batch: int, divisor: int) -> np.ndarray:
     mean = (x**order).mean(numpy_axes(axes, over_batch))
     return mean * x.size / np.size(mean) / divisor if divisor else mean
 
@@ -468,15 +468,15 @@ AXES: tuple[tuple[Any, int, tuple[int, ...]], ...] = (
     (((2, 3, 4), 2), 1, (1,)), ((2, 1, 3, 2, 2, 1, 3), 0, (0, 3, 6)), (((2, 3, 2, 1, 2, 3, 2), 2), 1, (1, 4)),
 )  # fmt: skip
 
-SUM_DIM = define("sum_dim", shape=sum_dim_shape, params="xiI", **SUM,
-    reference=lambda x, b, axes: x.sum(numpy_axes(axes, b)),
-    cases=tuple(Case((x,), arguments=(b, axes)) for x, b, axes in AXES))  # fmt: skip
-MEAN_DIM = define("mean_dim", shape=mean_dim_shape, params="xiiI", **SUM,
-    reference=lambda x, b, n, axes: moment_reference(x, 1, b, n, axes),
-    cases=tuple(Case((x,), arguments=(b, n, axes)) for n, (x, b, axes) in zip((0, 0, 0, 7) * 3, AXES)))  # fmt: skip
-MOMENT_DIM = define("moment_dim", shape=moment_dim_shape, params="xiiiI", **MOMENT,
+SUM_DIM = define("sum_dim", shape=sum_dim_shape, params="xIii", **SUM,
+    reference=lambda x, axes, b, n: x.sum(numpy_axes(axes, b)),
+    cases=tuple(Case((x,), arguments=(axes, b, 0)) for x, b, axes in AXES))  # fmt: skip
+MEAN_DIM = define("mean_dim", shape=mean_dim_shape, params="xIii", **SUM,
+    reference=lambda x, axes, b, n: moment_reference(x, axes, 1, b, n),
+    cases=tuple(Case((x,), arguments=(axes, b, n)) for n, (x, b, axes) in zip((0, 0, 0, 7) * 3, AXES)))  # fmt: skip
+MOMENT_DIM = define("moment_dim", shape=moment_dim_shape, params="xIiii", **MOMENT,
     reference=moment_reference,
-    cases=tuple(Case((x,), arguments=(1 + i % 4, b, i % 3, axes)) for i, (x, b, axes) in enumerate(AXES)))  # fmt: skip
+    cases=tuple(Case((x,), arguments=(axes, 1 + i % 4, b, i % 3)) for i, (x, b, axes) in enumerate(AXES)))  # fmt: skip
 MOMENT_ELEMS = define("moment_elems", shape=moment_elems_shape, params="xi", **MOMENT,
     reference=lambda x, order: (x**order).mean(),
     cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate(((5,), (1,), ((3, 4), 2), (2, 3, 4)), 1)))  # fmt: skip
@@ -485,39 +485,34 @@ MOMENT_BATCHES = define("moment_batches", shape=moment_batches_shape, params="xi
     cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate((((1,), 2), ((3, 4), 5)), 2)))  # fmt: skip
 
 
-def as_axes(operator: str, d: int | Sequence[int]) -> tuple[int, ...]:
-    """Axes as a tuple; TypeError for what is neither an int nor ints."""
-    try:
-        return tuple(map(index, d if isinstance(d, (list, tuple)) else [d]))  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(errors.located(f"{operator}: needs axes as a list of ints, got {d!r}")) from None
-
-
+@native(SUM_DIM)
 def sum_dim(x: Any, d: Sequence[int], b: bool = False, n: int = 0) -> Any:
     """Sum over the axes `d`, and over the mini-batch if `b`; these axes are removed.
 
     x: any shape x batch;  n: has no effect.
     Raises ShapeError for a missing or repeated axis, ValueError if there is nothing to sum over.
     """
-    return SUM_DIM(x, int(b), as_axes("sum_dim", d))
+    return SUM_DIM(x, d, b, n)
 
 
+@native(MEAN_DIM)
 def mean_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
     """Mean over the axes `d`, and over the mini-batch if `b`; these axes are removed.
 
     x: any shape x batch;  n: if not 0, the sum is divided by n.
     Raises ShapeError for a missing or repeated axis, ValueError for n < 0, and if there is nothing to average over.
     """
-    return MEAN_DIM(x, int(b), n, as_axes("mean_dim", d))
+    return MEAN_DIM(x, d, b, n)
 
 
+@native(MOMENT_DIM)
 def moment_dim(x: Any, d: Sequence[int], r: int, b: bool, n: int = 0) -> Any:
     """Mean of x^r over the axes `d`, and over the mini-batch if `b`; these axes are removed.
 
     x: any shape x batch;  r: 1 or more;  n: if not 0, the sum is divided by n.
     Raises ShapeError for a missing or repeated axis, ValueError for other r or n, or nothing to average over.
     """
-    return MOMENT_DIM(x, r, int(b), n, as_axes("moment_dim", d))
+    return MOMENT_DIM(x, d, r, b, n)
 
 
 @native(MOMENT_ELEMS)
@@ -605,7 +600,7 @@ def std_batches_shape(x: Shape) -> Result:
     return deviated(reduced(x, (), True))
 
 
-def std_dim_shape(x: Shape, over_batch: int, *axes: int) -> Result:
+def std_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, _: int) -> Result:
     return deviated(reduced(x, axes_of("std_dim", x, axes, over_batch), bool(over_batch)))
 
 
@@ -613,8 +608,8 @@ STD_ELEMS = define("std_elems", shape=std_elems_shape, forward=std_forward, back
                    cases=tuple(replace(case, low=-80, high=80) for case in ELEMENTS))  # fmt: skip
 STD_BATCHES = define("std_batches", shape=std_batches_shape, forward=std_forward, backward=(std_d0,),
                      reference=lambda x: x.std(-1), cases=BATCHES)  # fmt: skip
-STD_DIM = define("std_dim", shape=std_dim_shape, params="xiI", forward=std_forward, backward=(std_d0,),
-                 reference=lambda x, b, axes: x.std(numpy_axes(axes, b)), cases=SUM_DIM.cases)  # fmt: skip
+STD_DIM = define("std_dim", shape=std_dim_shape, params="xIii", forward=std_forward, backward=(std_d0,),
+                 reference=lambda x, axes, b, n: x.std(numpy_axes(axes, b)), cases=SUM_DIM.cases)  # fmt: skip
 
 
 @native(STD_ELEMS)
@@ -635,13 +630,14 @@ def std_batches(x: Any) -> Any:
     return STD_BATCHES(x)
 
 
+@native(STD_DIM)
 def std_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
     """Standard deviation (of a population) over the axes `d`, and over the mini-batch if `b`; these axes are removed.
 
     x: any shape x batch;  n: has no effect; the gradient of 0 is 0.
     Raises ShapeError for a missing or repeated axis, ValueError if there is nothing to reduce.
     """
-    return STD_DIM(x, int(b), as_axes("std_dim", d))
+    return STD_DIM(x, d, b, n)
 
 
 # ---- along one axis --------------------------------------------------------------------------------------------------

@@ -154,51 +154,47 @@ def log_softmax(x: Any, restrict: Sequence[int] | None = None) -> Any:
     restrict: the indices that take part; the others get -inf.  x is a vector then.
     Raises ShapeError for indices and no vector, ValueError for an empty list, IndexError for indices out of range.
     """
-    return LOG_SOFTMAX(x) if restrict is None else RESTRICTED_LOG_SOFTMAX(x, sorted(set(restrict)))
+    return LOG_SOFTMAX(x) if restrict is None else RESTRICTED_LOG_SOFTMAX(x, restrict)
 
 
 # ---- log_softmax over some indices -----------------------------------------------------------------------------------
 
 
-def chosen(operator: str, x: Shape, indices: Sequence[int]) -> None:
-    """Raises an error unless x is a vector and the indices, one or more, are indices of it."""
+def chosen(operator: str, x: Shape, result: Shape, count: int) -> Result:
+    """Shape rule: some of a vector's elements, one or more, are chosen.  ints: how many."""
     if x.cols != 1:
         raise ShapeError(operator, "a vector (k,)", x)
-    if not indices:
+    if count < 1:
         raise ValueError(errors.located(f"{operator}: needs one index or more, got none"))
-    if min(indices) < 0 or max(indices) >= x.rows:
-        raise IndexError(errors.located(f"{operator}: needs indices from 0 to {x.rows - 1}, got {list(indices)}"))
+    return Result(result, ints=(count,), bound=x.rows)
 
 
-def restricted_log_softmax_shape(x: Shape, *indices: int) -> Result:
-    chosen("log_softmax", x, indices)
-    return Result(x, ints=(len(indices), *indices))
+def restricted_log_softmax_shape(x: Shape, count: int) -> Result:
+    return chosen("log_softmax", x, x, count)
 
 
 @kernel
-def restricted_log_softmax_forward(v, x0, y, item, batch, ints):
+def restricted_log_softmax_forward(v, x0, y, item, batch, i0, ids):
     for b in range(batch):
         x, out = v[x0 + b * item : x0 + (b + 1) * item], v[y + b * item : y + (b + 1) * item]
         for i in range(item):
             out[i] = -INF
-        for j in range(1, ints[0] + 1):  # packed to the front: log_sum_exp takes a window
-            out[j - 1] = x[ints[j]]
-        z = log_sum_exp(out[: ints[0]])
+        for j in range(b * i0, (b + 1) * i0):
+            out[ids[j]] = x[ids[j]]
+        z = log_sum_exp(out)
         for i in range(item):
-            out[i] = -INF
-        for j in range(1, ints[0] + 1):
-            out[ints[j]] = x[ints[j]] - z
+            out[i] -= z
 
 
 @kernel
-def restricted_log_softmax_d0(v, g, x0, y, item, batch, ints):
+def restricted_log_softmax_d0(v, g, x0, y, item, batch):
     for b in range(batch):
         out, dy, dx = v[y + b * item : y + (b + 1) * item], g[y + b * item : y + (b + 1) * item], g[x0 + b * item :]
         total = ZERO
-        for j in range(1, ints[0] + 1):
-            total += dy[ints[j]]
-        for j in range(1, ints[0] + 1):
-            dx[ints[j]] += dy[ints[j]] - exp(out[ints[j]]) * total
+        for i in range(item):
+            total += dy[i] if out[i] > -INF else ZERO
+        for i in range(item):
+            dx[i] += dy[i] - exp(out[i]) * total if out[i] > -INF else ZERO
 
 
 def restricted_log_softmax_reference(x: np.ndarray, indices: Sequence[int]) -> np.ndarray:
@@ -208,7 +204,7 @@ def restricted_log_softmax_reference(x: np.ndarray, indices: Sequence[int]) -> n
 
 
 INFINITE = "the result has infinite elements, which have no differences"
-RESTRICTED_LOG_SOFTMAX = define("restricted_log_softmax", shape=restricted_log_softmax_shape, params="xI",
+RESTRICTED_LOG_SOFTMAX = define("restricted_log_softmax", shape=restricted_log_softmax_shape, params="xA",
     forward=restricted_log_softmax_forward, backward=(restricted_log_softmax_d0,),
     reference=restricted_log_softmax_reference,
     cases=(Case(((5,),), arguments=((0, 1, 2, 3, 4),)), Case(((1,),), arguments=((0,),)),
@@ -292,35 +288,34 @@ def sparsemax(x: Any) -> Any:
 # ---- sparsemax_loss --------------------------------------------------------------------------------------------------
 
 
-def sparsemax_loss_shape(x: Shape, *support: int) -> Result:
-    chosen("sparsemax_loss", x, support)
-    return Result(Shape((1,), x.batch), ints=(len(support), *support))
+def sparsemax_loss_shape(x: Shape, count: int) -> Result:
+    return chosen("sparsemax_loss", x, Shape((1,), x.batch), count)
 
 
 @kernel
-def sparsemax_loss_forward(v, x0, y, item0, batch, ints):
+def sparsemax_loss_forward(v, x0, y, item0, batch, i0, ids):
     for b in range(batch):
         x = v[x0 + b * item0 : x0 + (b + 1) * item0]
         top, tau = sparsemax_threshold(x)
-        total, gold, size = ZERO, ZERO, type(v[y])(ints[0])
+        total, gold, size = ZERO, ZERO, type(v[y])(i0)
         for i in range(item0):
             if x[i] - top > tau:
                 total += (x[i] - top) * (x[i] - top) - tau * tau
-        for j in range(1, ints[0] + 1):
-            gold += x[ints[j]] - top
+        for j in range(b * i0, (b + 1) * i0):
+            gold += x[ids[j]] - top
         v[y + b] = max(HALF * (total + ONE / size) - gold / size, ZERO)
 
 
 @kernel
-def sparsemax_loss_d0(v, g, x0, y, item0, batch, ints):
+def sparsemax_loss_d0(v, g, x0, y, item0, batch, i0, ids):
     for b in range(batch):
         x, dx, dy = v[x0 + b * item0 : x0 + (b + 1) * item0], g[x0 + b * item0 : x0 + (b + 1) * item0], g[y + b]
         top, tau = sparsemax_threshold(x)
         if v[y + b] > ZERO:
             for i in range(item0):
                 dx[i] += dy * max(x[i] - top - tau, ZERO)
-            for j in range(1, ints[0] + 1):
-                dx[ints[j]] -= dy / type(dy)(ints[0])
+            for j in range(b * i0, (b + 1) * i0):
+                dx[ids[j]] -= dy / type(dy)(i0)
 
 
 def sparsemax_loss_reference(x: np.ndarray, support: Sequence[int]) -> float:
@@ -329,7 +324,7 @@ def sparsemax_loss_reference(x: np.ndarray, support: Sequence[int]) -> float:
     return float(((x[p > 0] ** 2 - tau**2).sum() + 1 / len(support)) / 2 - x[list(support)].mean())
 
 
-SPARSEMAX_LOSS = define("sparsemax_loss", shape=sparsemax_loss_shape, params="xI", forward=sparsemax_loss_forward,
+SPARSEMAX_LOSS = define("sparsemax_loss", shape=sparsemax_loss_shape, params="xA", forward=sparsemax_loss_forward,
     backward=(sparsemax_loss_d0,), reference=sparsemax_loss_reference,
     cases=(Case(((5,),), arguments=((1, 3),)), Case(((1,),), arguments=((0,),)), Case((((4,), 3),), arguments=((2,),)),
            Case(((40,),), -80, 80, ((1, 3, 7),))))  # fmt: skip

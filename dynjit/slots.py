@@ -1,0 +1,261 @@
+"""The operators of expressions and their subscripts, and an expression's value, as C functions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dynjit.arena import float32s, float64s, headers, int64s, nodes_at, shapes_at, signatures_at
+from dynjit.cpu import forward
+from dynjit.jit import entry, helper
+from dynjit.plan import plan
+from dynjit.recording import (
+    DATA,
+    KEY,
+    OPERANDS,
+    PLACE,
+    START,
+    STEP,
+    STOP,
+    finish,
+    front_ends,
+    int_of,
+    integer,
+    integer_of,
+    load,
+    new_float,
+    new_list,
+    number_of,
+    operand,
+    overflow_flag,
+    set_item,
+    state_address,
+    vectorcall,
+    words,
+)
+
+
+@helper
+def binary(s, code, a, b):  # type: ignore[no-untyped-def]
+    """A node with two operands."""
+    h = headers(s.header)[0]
+    scratch = int64s(h.scratch)
+    left = operand(s, h, a)
+    right = operand(s, h, b) if left >= 0 else -1
+    if right < 0:
+        return 0
+    scratch[KEY] = code
+    scratch[KEY + 1] = 2
+    scratch[OPERANDS] = left
+    scratch[OPERANDS + 1] = right
+    return finish(s, h, 4, 2, 0)
+
+
+@helper
+def with_number(s, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
+    """A node with one operand and a number: sign * o, or sign / o."""
+    value, is_plain = number_of(s, o)
+    value *= sign
+    if not is_plain or (value == 0 and inverse):
+        return 0  # the twin says what is wrong
+    h = headers(s.header)[0]
+    node = operand(s, h, x)
+    if node < 0:
+        return 0
+    scratch = int64s(h.scratch)
+    scratch[KEY] = code
+    scratch[KEY + 1] = 1
+    scratch[OPERANDS] = node
+    float64s(h.scratch)[DATA] = 1 / value if inverse else value
+    return finish(s, h, 3, 1, 1)
+
+
+@helper
+def unary(s, code, x):  # type: ignore[no-untyped-def]
+    """A node with one operand."""
+    h = headers(s.header)[0]
+    node = operand(s, h, x)
+    if node < 0:
+        return 0
+    scratch = int64s(h.scratch)
+    scratch[KEY] = code
+    scratch[KEY + 1] = 1
+    scratch[OPERANDS] = node
+    return finish(s, h, 3, 1, 0)
+
+
+@helper
+def is_expression(s, o):  # type: ignore[no-untyped-def]
+    kind = load(o + 8)
+    return kind == s.expression or kind == s.dense or kind == s.lookup_table
+
+
+@helper
+def slow_pair(s, function, a, b):  # type: ignore[no-untyped-def]
+    """Calls a twin with two objects."""
+    scratch = words(overflow_flag(headers(s.header)[0]))
+    scratch[1] = a
+    scratch[2] = b
+    return vectorcall(function, overflow_flag(headers(s.header)[0]) + 8, 2, 0)
+
+
+BINARY, UNARY = "intp(intp, intp)", "intp(intp)"
+
+
+@entry(BINARY)
+def native_add(a, b):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = 0
+    if is_expression(s, a):
+        result = binary(s, s.op_add, a, b) if is_expression(s, b) else with_number(s, s.op_add_number, a, b, 1, False)
+    else:
+        result = with_number(s, s.op_add_number, b, a, 1, False)
+    return result if result != 0 else slow_pair(s, s.slow_add, a, b)
+
+
+@entry(BINARY)
+def native_subtract(a, b):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = 0
+    if is_expression(s, a):
+        if is_expression(s, b):
+            result = binary(s, s.op_subtract, a, b)
+        else:
+            result = with_number(s, s.op_add_number, a, b, -1, False)
+    else:
+        result = with_number(s, s.op_number_minus, b, a, 1, False)
+    return result if result != 0 else slow_pair(s, s.slow_subtract, a, b)
+
+
+@entry(BINARY)
+def native_multiply(a, b):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = 0
+    if is_expression(s, a):
+        result = binary(s, s.op_product, a, b) if is_expression(s, b) else with_number(s, s.op_scale, a, b, 1, False)
+    else:
+        result = with_number(s, s.op_scale, b, a, 1, False)
+    return result if result != 0 else slow_pair(s, s.slow_multiply, a, b)
+
+
+@entry(BINARY)
+def native_divide(a, b):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = 0
+    if is_expression(s, a) and not is_expression(s, b):
+        result = with_number(s, s.op_scale, a, b, 1, True)
+    return result if result != 0 else slow_pair(s, s.slow_divide, a, b)
+
+
+@entry(BINARY)
+def native_matmul(a, b):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = binary(s, s.op_product, a, b) if is_expression(s, a) and is_expression(s, b) else 0
+    return result if result != 0 else slow_pair(s, s.slow_matmul, a, b)
+
+
+@entry(UNARY)
+def native_negative(a):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = unary(s, s.op_negate, a)
+    return result if result != 0 else slow_pair(s, s.slow_negative, a, a)
+
+
+@helper
+def bound_of(s, h, o, missing, size):  # type: ignore[no-untyped-def]
+    """A start or stop of a slice, counted from the front; -1: not the plain case."""
+    if o == s.none:
+        return missing
+    value, is_plain = int_of(s, h, o)
+    if not is_plain or value > size:
+        return np.int64(-1)
+    return value + size if value < 0 else value
+
+
+@helper
+def first_axis(s, h, a):  # type: ignore[no-untyped-def]
+    """(node, size of its first axis) of an expression; node -1: not the plain case."""
+    node = operand(s, h, a)
+    if node < 0:
+        return node, np.int64(0)
+    return node, shapes_at(h.shapes)[signatures_at(h.signatures)[nodes_at(h.nodes)[node].signature].shape].rows
+
+
+@helper
+def slice_of(s, a, b):  # type: ignore[no-untyped-def]
+    """x[start:stop]; 0: not the plain case."""
+    h = headers(s.header)[0]
+    node, rows = first_axis(s, h, a)
+    if node < 0 or load(a + 8) == s.lookup_table or load(b + STEP) != s.none:
+        return 0
+    start = bound_of(s, h, load(b + START), np.int64(0), rows)
+    stop = bound_of(s, h, load(b + STOP), rows, rows)
+    if start < 0 or stop <= start or stop - start == rows:
+        return 0
+    scratch = int64s(h.scratch)
+    scratch[KEY] = s.op_pick_range
+    scratch[KEY + 1] = 1
+    scratch[KEY + 3] = stop - start
+    scratch[KEY + 4] = 0  # the axis
+    scratch[OPERANDS] = node
+    scratch[DATA] = start
+    return finish(s, h, 5, 1, 1)
+
+
+@helper
+def entry_at(s, a, b):  # type: ignore[no-untyped-def]
+    """x[i] of an expression, table[i] of a lookup table; 0: not the plain case."""
+    h = headers(s.header)[0]
+    index, is_plain = int_of(s, h, b)
+    node, rows = first_axis(s, h, a)
+    if not is_plain or node < 0:
+        return 0
+    is_table = load(a + 8) == s.lookup_table
+    scratch = int64s(h.scratch)
+    scratch[KEY] = s.op_lookup if is_table else s.op_pick
+    scratch[KEY + 1] = 1
+    scratch[KEY + 3] = 0  # pick's axis
+    scratch[OPERANDS] = node
+    scratch[DATA] = index if is_table or index >= 0 else index + rows
+    return finish(s, h, 3 if is_table else 4, 1, 1)
+
+
+@entry(BINARY)
+def native_subscript(a, b):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    result = slice_of(s, a, b) if load(b + 8) == s.slice else entry_at(s, a, b)
+    return result if result != 0 else slow_pair(s, s.slow_subscript, a, b)
+
+
+@entry("intp(intp, intp, intp, intp)")
+def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """The value of an expression, computed if it is not there; -1: not the plain case.
+
+    `self` 0: a float, or for a vector a list;  1: where it lies, as offset * PLACE + number of the shape.
+    """
+    s = front_ends(state_address())[0]
+    h = headers(s.header)[0]
+    number = operand(s, h, load(args))
+    if number < 0:
+        return integer(-1)
+    node = nodes_at(h.nodes)[number]
+    if node.signature == 0:  # dropped by `revert`
+        return integer(-1)
+    if node.value < 0:
+        int64s(h.scratch)[OPERANDS] = number
+        if plan(s.header, h.scratch + OPERANDS * 8, 1) != 0:
+            return integer(-1)
+    if h.calls_done < h.call_count and forward(s.header) >= 0:
+        return integer(-1)
+    q = signatures_at(h.signatures)[node.signature]
+    wants_place, _ = integer_of(h, self)
+    if wants_place:
+        return integer(node.value * PLACE + q.shape)
+    values = float32s(h.v)[node.value : node.value + q.size]
+    if q.size == 0 or shapes_at(h.shapes)[q.shape].rank > 1:
+        return integer(-1)
+    if q.size == 1:
+        return new_float(values[0])
+    result = new_list(q.size)
+    for i in range(q.size):
+        set_item(result, i, new_float(values[i]))
+    return result
