@@ -164,7 +164,8 @@ def dropout_dim_shape(x: Shape, axis: int) -> Result:
 DROPOUT_DIM = define("dropout_dim", shape=dropout_dim_shape, params="xifr", floats=(PROBABILITY,),
     forward=dropout_forward,
     backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
-    backward_cuda=(dropout_d0_cuda,), cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
+    backward_cuda=(dropout_d0_cuda,),
+    cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
            Case((((3, 4), 2),), arguments=(1, 0.5)), Case(((2, 3, 2),), arguments=(1, 0.5))))  # fmt: skip
 
 
@@ -184,7 +185,8 @@ def dropout_batch_shape(x: Shape) -> Result:
 DROPOUT_BATCH = define("dropout_batch", shape=dropout_batch_shape, params="xfr", floats=(PROBABILITY,),
     forward=dropout_forward,
     backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
-    backward_cuda=(dropout_d0_cuda,), cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
+    backward_cuda=(dropout_d0_cuda,),
+    cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
 
 
 @native(DROPOUT_BATCH)
