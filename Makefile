@@ -8,6 +8,7 @@ demo: .venv/demo
 
 test: .venv/test
 	$(BIN)/ruff check dynjit tests examples perf
+	$(BIN)/mypy
 	$(BIN)/dynjit warmup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 

@@ -5,12 +5,14 @@ import dynjit as dy
 
 from dynjit import dynet, errors, options
 from dynjit.averages import MovingAverage
+from dynjit.batching import explain_batching
 from dynjit.dynet import *  # noqa: F403
 from dynjit.dynet import new_graph
 from dynjit.errors import GradientError, ModelFileError, NoCudaError, ShapeError, StaleExpressionError
 from dynjit.gradcheck import gradcheck
 from dynjit.graph import no_grad
 from dynjit.ops.softmax import sparsemax_loss
+from dynjit.profiling import profile
 from dynjit.rnn import RNNBuilder
 from dynjit.softmax_builders import HierarchicalSoftmaxBuilder
 from dynjit.threads import set_threads
@@ -29,7 +31,7 @@ __all__ = [
     "BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "EGTrainer", "GradientError",
     "HierarchicalSoftmaxBuilder", "ModelFileError", "MovingAverage", "NaryTreeLSTMBuilder", "NoCudaError", "RNNBuilder",
     "ShapeError", "StaleExpressionError", "TreeBuilder", "TreeState", "UnidirectionalTreeLSTMBuilder", "errors",
-    "gradcheck", "new_graph", "no_grad", "set_threads", "sparsemax_loss",
+    "explain_batching", "gradcheck", "new_graph", "no_grad", "profile", "set_threads", "sparsemax_loss",
 ]  # fmt: skip
 __all__ += dynet.__all__
 

@@ -18,7 +18,7 @@ from numba.experimental import jitclass
 
 from dynjit import op
 from dynjit.jit import add_symbol, entry, helper, pointer_to
-from dynjit.memory import release, reserve
+from dynjit.memory import machine_memory, release, reserve
 from dynjit.shape import TABLE as SHAPES
 
 NODE = np.dtype(
@@ -96,6 +96,8 @@ class Space:
         self._double: Buffers | None = None
         self.parameter_end = self.single.size // 4
         self.span = self.single.size // 32
+        # values and gradients of a graph, or of all parameters; beyond that the system would end the process
+        self.most = machine_memory() // (2 * self.single.v.itemsize)
         self.free_spans = list(range(self.parameter_end, self.single.size - self.span + 1, self.span))[::-1]
         self.parameter_top = 64
         self.free_parameters: list[tuple[int, int]] = []
@@ -146,7 +148,7 @@ class Space:
                 self.free_parameters.append((start + count, size - count))
             return start
         start = self.parameter_top
-        if start + count > self.parameter_end:
+        if start + count > min(self.parameter_end, self.most):
             raise MemoryError(f"no room for {count} more parameters")
         self.parameter_top += count
         return start
@@ -214,7 +216,8 @@ class Storage:
         record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["arguments"] // 8)
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start
-        record["value_end"], record["autobatch"], record["overwriting"] = self.end, 1, 1
+        record["value_end"] = min(self.end, self.start + space.most)
+        record["autobatch"] = record["overwriting"] = 1
         known = {
             "nodes": nodes, "args": args, "data": data, "v": space.single.v, "g": space.single.g,
             "signatures": op.SIGNATURES, "pool": op.POOL, "operators": op.TABLE, "shapes": SHAPES,

@@ -182,7 +182,8 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     if position > 0 and has_stacked(shared, call.arity):
         last_index = keys[key].deferred
         last = deferred[last_index]
-        follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or last.ids + last.batch == call.ids)
+        ids = last.ids + last.batch * (q.ids // q.batch)
+        follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or ids == call.ids)
         for k in range(call.arity):
             if not is_shared(shared, k, call.arity):
                 item = shapes[pool[q.key + 2 + k]].item

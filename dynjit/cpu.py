@@ -92,7 +92,7 @@ def cut(h, index, target, args, units, first, stop):  # type: ignore[no-untyped-
     part.args = args
     part.batch = (stop - first) * own
     part.scratch = call.scratch + first * own * (q.scratch // q.batch)
-    part.ids = call.ids + first * own * (q.ids > 0)
+    part.ids = call.ids + first * own * (q.ids // q.batch)
     part.floats = call.floats
     part.first = call.first + (first if call.count > 1 else 0)
     part.count = stop - first if call.count > 1 else 1
@@ -162,21 +162,29 @@ def forward(context):  # type: ignore[no-untyped-def]
 @helper
 def run_calls(context):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
-    calls, kernels, arguments, signatures = calls_at(h.calls), int64s(h.kernels), int64s(h.arguments), h.signatures
     while h.calls_done < h.call_count:
-        call = calls[h.calls_done]
-        if call.signature == GATHER:
-            if h.wide:
-                copy_together(float64s(h.v), arguments, call)
-            else:
-                copy_together(float32s(h.v), arguments, call)
-        else:
-            code = signatures_at(signatures)[call.signature].op
-            address = kernels[code * SLOTS]
-            if address == 0:
-                return code
-            run_kernel(context, h.calls_done, address, -1)
+        code = run_call(h, context, h.calls_done)
+        if code >= 0:
+            return code
         h.calls_done += 1
+    return -1
+
+
+@helper
+def run_call(h, context, index):  # type: ignore[no-untyped-def]
+    """Runs a call; returns -1, or the code of an operator whose kernel is not in the table yet."""
+    call = calls_at(h.calls)[index]
+    if call.signature == GATHER:
+        if h.wide:
+            copy_together(float64s(h.v), int64s(h.arguments), call)
+        else:
+            copy_together(float32s(h.v), int64s(h.arguments), call)
+        return -1
+    code = np_int(signatures_at(h.signatures)[call.signature].op)
+    address = int64s(h.kernels)[code * SLOTS]
+    if address == 0:
+        return code
+    run_kernel(context, index, address, -1)
     return -1
 
 
@@ -251,8 +259,7 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
         source = args[node.args + k]
         if not needs_gradient(h, source):
             continue
-        is_leaf = operators[signatures[nodes[source].signature].op].flags & LEAF
-        if call.deferred >= 0 and is_leaf and is_shared(operator.shared, k, call.arity):
+        if call.deferred >= 0 and is_weight(h, operator.shared, source, k, call.arity):
             calls_at(h.deferred)[call.deferred].active = 1
             continue
         if k != call.takes:
@@ -291,56 +298,84 @@ def backward(context):  # type: ignore[no-untyped-def]
 @helper
 def run_calls_back(context):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
-    calls, signatures, order, work = calls_at(h.calls), signatures_at(h.signatures), int32s(h.order), works_at(h.work)
-    arguments = int64s(h.arguments)
     while h.cursor > h.stop:
-        call = calls[h.cursor - 1]
-        hits = np_int(call.count) if h.whole_reached and needs_gradient(h, order[call.first]) else 0
-        if not h.whole_reached:
-            for i in range(call.first, call.first + call.count):
-                hits += work[order[i]].reached == h.reach
-        if hits > 0:
-            if call.signature == GATHER:
-                head = nodes_at(h.nodes)[order[call.first]]
-                if needs_gradient(h, int32s(h.args)[head.args + call.j]):
-                    if h.wide:
-                        add_apart(float64s(h.g), arguments, call)
-                    else:
-                        add_apart(float32s(h.g), arguments, call)
-            else:
-                code = signatures[call.signature].op
-                if missing(h, code, call.arity):
-                    return code
-                # members that the target does not depend on have zero gradients and add nothing to a product, but a
-                # lookup would mark their rows
-                shared = operators_at(h.operators)[code].shared
-                if hits == call.count or (call.deferred >= 0 and has_stacked(shared, call.arity)):
-                    differentiate(h, context, h.cursor - 1, order[call.first])
-                else:
-                    differentiate_some(h, context, h.cursor - 1)
+        code = run_call_back(h, context, h.cursor - 1, reached_nodes(h, h.cursor - 1))
+        if code >= 0:
+            return code
         h.cursor -= 1
-    return add_deferred(h, context) if h.stop == 0 else -1
+    if h.stop == 0:
+        for i in range(h.deferred_count):
+            add_deferred(h, context, i)
+    return -1
 
 
 @helper
-def add_deferred(h, context):  # type: ignore[no-untyped-def]
-    """Adds the gradients of weights: one product for all columns that follow each other."""
-    nodes, args, order = nodes_at(h.nodes), int32s(h.args), int32s(h.order)
-    signatures, operators, kernels = signatures_at(h.signatures), operators_at(h.operators), int64s(h.kernels)
-    for i in range(h.deferred_count):
-        record = calls_at(h.deferred)[i]
-        if record.active == 0:
-            continue
-        code = signatures[record.signature].op
-        head = nodes[order[record.first]]
-        is_list = operators[code].flags & LIST
-        for k in range(record.arity):
-            source = nodes[args[head.args + k]]
-            if (
-                is_shared(operators[code].shared, k, record.arity)
-                and source.flags & NEEDS_GRADIENT
-                and operators[signatures[source.signature].op].flags & LEAF
-            ):
-                record.j = k
-                call_kernel(kernels[code * SLOTS + 1 + (0 if is_list else k)], context, -1 - i)
+def reached_nodes(h, index):  # type: ignore[no-untyped-def]
+    """How many nodes of a call the target depends on."""
+    call, order, work = calls_at(h.calls)[index], int32s(h.order), works_at(h.work)
+    if h.whole_reached:
+        return np_int(call.count) if needs_gradient(h, order[call.first]) else 0
+    hits = 0
+    for i in range(call.first, call.first + call.count):
+        hits += work[order[i]].reached == h.reach
+    return hits
+
+
+@helper
+def runs_whole(h, call, hits):  # type: ignore[no-untyped-def]
+    """Whether a call of which `hits` nodes are reached adds the gradients of all of its nodes.
+
+    Members that the target does not depend on have zero gradients and add nothing to a product, but a lookup would mark
+    their rows.
+    """
+    shared = operators_at(h.operators)[signatures_at(h.signatures)[call.signature].op].shared
+    return hits == call.count or (call.deferred >= 0 and has_stacked(shared, call.arity))
+
+
+@helper
+def run_call_back(h, context, index, hits):  # type: ignore[no-untyped-def]
+    """Adds the gradients of a call of which `hits` nodes are reached; returns as `run_call`."""
+    if hits == 0:
+        return -1
+    call, order = calls_at(h.calls)[index], int32s(h.order)
+    if call.signature == GATHER:
+        head = nodes_at(h.nodes)[order[call.first]]
+        if needs_gradient(h, int32s(h.args)[head.args + call.j]):
+            if h.wide:
+                add_apart(float64s(h.g), int64s(h.arguments), call)
+            else:
+                add_apart(float32s(h.g), int64s(h.arguments), call)
+        return -1
+    code = np_int(signatures_at(h.signatures)[call.signature].op)
+    if missing(h, code, call.arity):
+        return code
+    if runs_whole(h, call, hits):
+        differentiate(h, context, index, order[call.first])
+    else:
+        differentiate_some(h, context, index)
     return -1
+
+
+@helper
+def is_weight(h, shared, source, k, arity):  # type: ignore[no-untyped-def]
+    """Whether an operand is a leaf that all nodes of a group share."""
+    code = signatures_at(h.signatures)[nodes_at(h.nodes)[source].signature].op
+    return is_shared(shared, k, arity) and operators_at(h.operators)[code].flags & LEAF != 0
+
+
+@helper
+def add_deferred(h, context, i):  # type: ignore[no-untyped-def]
+    """Adds the gradients of the weights of a deferred record: one product for all columns that follow each other."""
+    record = calls_at(h.deferred)[i]
+    if record.active == 0:
+        return
+    code = signatures_at(h.signatures)[record.signature].op
+    operator = operators_at(h.operators)[code]
+    head = nodes_at(h.nodes)[int32s(h.order)[record.first]]
+    for k in range(record.arity):
+        source = int32s(h.args)[head.args + k]
+        needed = nodes_at(h.nodes)[source].flags & NEEDS_GRADIENT
+        if needed and is_weight(h, operator.shared, source, k, record.arity):
+            record.j = k
+            address = int64s(h.kernels)[code * SLOTS + 1 + (0 if operator.flags & LIST else k)]
+            call_kernel(address, context, -1 - i)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dynjit import config as dynet_config
 from dynjit import frontend, graph, op
+from dynjit.errors import located
 from dynjit.graph import ComputationGraph, Expression
 from dynjit.graphviz import dump_cg, print_graphviz, print_text_graphviz
 from dynjit.initializers import (
@@ -209,6 +210,7 @@ from dynjit.rnn import (
     VanillaLSTMBuilder,
 )
 from dynjit.saving import load, load_generator, save
+from dynjit.shape import kind_of
 from dynjit.softmax_builders import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
 from dynjit.tensor import Tensor
 from dynjit.trainers import (
@@ -270,7 +272,12 @@ def matInput(d1: int, d2: int) -> Expression:
 def renew_cg(
     immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
 ) -> ComputationGraph:
-    """Drops all nodes of the current graph; expressions made before are stale."""
+    """Drops all nodes of the current graph; expressions made before are stale.
+
+    immediate_compute: compute each node when it is made, which is slow: for finding mistakes.
+    check_validity: raise RuntimeError where a computed value is NaN or infinite.
+    autobatching: compute equal nodes together (None: as the process is set).
+    """
     return graph.current.renew(immediate_compute, check_validity, autobatching)
 
 
@@ -295,20 +302,36 @@ def cg_revert() -> None:
 
 
 def forward(exps: Sequence[Expression], recalculate: bool = False) -> None:
-    """Computes the values of a list of expressions in one run."""
-    graph.current.evaluate([e._node() for e in exps], recalculate)
+    """Computes the values of a list of expressions in one run.
+
+    Raises TypeError for what is no list of expressions.
+    """
+    graph.current.evaluate([e._node() for e in expressions_of("forward", exps)], recalculate)
+
+
+def expressions_of(operator: str, exps: Sequence[Expression]) -> list[Expression]:
+    """A list of expressions; raises TypeError for what is none."""
+    if not isinstance(exps, Iterable) or isinstance(exps, (str, bytes, dict)):
+        raise TypeError(located(f"{operator}: needs a list of expressions, got {kind_of(exps)}"))
+    found = list(exps)
+    for e in found:
+        if not isinstance(e, Expression):
+            raise TypeError(located(f"{operator}: needs expressions, got {kind_of(e)}"))
+    return found
 
 
 def values(exps: Sequence[Expression], recalculate: bool = False) -> list[Any]:
     """The expressions' `value()`s, from one run."""
-    forward(exps, recalculate)
-    return [e.value() for e in exps]
+    found = expressions_of("values", exps)
+    forward(found, recalculate)
+    return [e.value() for e in found]
 
 
 def npvalues(exps: Sequence[Expression], recalculate: bool = False) -> list[Any]:
     """The expressions' `npvalue()`s, from one run."""
-    forward(exps, recalculate)
-    return [e.npvalue() for e in exps]
+    found = expressions_of("npvalues", exps)
+    forward(found, recalculate)
+    return [e.npvalue() for e in found]
 
 
 def parameter(*args: Any) -> Any:
@@ -318,6 +341,9 @@ def parameter(*args: Any) -> Any:
 
 def const_parameter(*args: Any) -> Any:
     """Parameters as constants of the current graph: no gradient flows to them."""
+    for p in args:
+        if not isinstance(p, (Parameters, LookupParameters)):
+            raise TypeError(located(f"const_parameter: needs parameters, got {kind_of(p)}"))
     found = [p.expr(False) for p in args]
     return found[0] if len(found) == 1 else found
 
@@ -330,7 +356,7 @@ def new_graph(autobatching: bool | None = None) -> ComputationGraph:
     """
     made = ComputationGraph()
     if autobatching is not None:
-        made.header["autobatch"] = int(autobatching)
+        made.header["autobatch"] = bool(autobatching)
     return made
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import FrameType
 
 PACKAGE = str(Path(__file__).parent)
 
 
 def user_line() -> str:
     """`file:line` of the innermost frame outside dynjit, empty if there is none."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith((PACKAGE, "<dynjit")):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

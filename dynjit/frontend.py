@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from dynjit import calling, op, recording, slots
 from dynjit.arena import Storage
 from dynjit.jit import Compiled, read_sources
-from dynjit.recording import HANDLE, KINDS, MAX_FIELDS, NUMBER, PLAIN, SLOTS, fields, forms, state
+from dynjit.recording import HANDLE, KINDS, MAX_FIELDS, NUMBER, PLAIN, SLOTS, fields, forms, nothing, state
 
 Class = TypeVar("Class")
 
@@ -226,9 +226,9 @@ def value_builtin(wants_place: bool) -> Callable | None:
     return c_function("value", "", slots.native_value, int(wants_place), value_builtin)
 
 
-def use(storage: Storage) -> None:
-    """Makes a graph the one that compiled code appends to."""
-    state[0]["header"] = storage.address
+def use(storage: Storage | None) -> None:
+    """Makes a graph the one that compiled code appends to; without one it hands everything over to the twins."""
+    state[0]["header"] = nothing.ctypes.data if storage is None else storage.address
 
 
 def connect(

@@ -18,6 +18,7 @@ from dynjit.graph import ComputationGraph, Expression
 from dynjit.memory import release
 from dynjit.op import LEAF
 from dynjit.parameters import ParameterCollection
+from dynjit.shape import as_integer, as_number
 
 
 class WideGraph:
@@ -109,6 +110,12 @@ def gradcheck(
     or `nobackprop`) shows an error: the differences see what the gradient is told not to.
     Raises ValueError unless the expression is a scalar and its graph uses parameters of the collection.
     """
+    if not isinstance(expression, Expression) or not isinstance(collection, ParameterCollection):
+        got = f"{type(expression).__name__} and {type(collection).__name__}"
+        raise TypeError(located(f"gradcheck: needs an expression and a collection, got {got}"))
+    step = as_number("gradcheck", step)
+    if not 0 < step < 1 or (most is not None and as_integer("gradcheck", most) < 1):
+        raise ValueError(located(f"gradcheck: needs a step between 0 and 1 and most of 1 or more, got {step}, {most}"))
     number, graph = expression._node(), graphs.current
     if graph.shape(number).size != 1:
         raise ValueError(located(f"gradcheck: needs a scalar (one element, batch 1), got {graph.shape(number)}"))

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import operator as python_operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from dynjit.errors import ShapeError, StaleExpressionError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary
 from dynjit.recording import PLACE
-from dynjit.shape import Shape, shapes, whole
+from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
 from dynjit.tensor import DeviceTensor, Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
@@ -114,8 +113,12 @@ class ComputationGraph(NodesByNumber):
         self._drop_plan()
         header["value_top"] = header["value_base"]
         header["overwritten"], header["overwriting"], header["stops"] = 0, 1, 0
-        header["autobatch"] = settings["autobatch"] if autobatching is None else int(autobatching)
-        self.immediate, self.check_validity = immediate_compute, check_validity
+        header["autobatch"] = settings["autobatch"] if autobatching is None else bool(autobatching)
+        if self.immediate != bool(immediate_compute):
+            self.immediate = bool(immediate_compute)
+            if self is current:
+                use(self)
+        self.check_validity = bool(check_validity)
         self.backward_from = self.backward_top = -1
         self.constants_from = min(self.constants_from, 0)
         self.checkpoints.clear()
@@ -176,14 +179,14 @@ class ComputationGraph(NodesByNumber):
 
     def _checked(self, number: int) -> int:
         if number < 0:
-            raise MemoryError(f"the graph has reached its limit of {self.header['node_capacity']} nodes")
+            raise MemoryError(located(f"the graph has reached its limit of {self.header['node_capacity']} nodes"))
         return number
 
     def take(self, count: int) -> int:
         """Offset of room for `count` elements of a leaf."""
         start = (int(self.header["value_top"]) + 15) & ~15
         if start + count > self.header["value_end"]:
-            raise MemoryError(f"the graph has no room for {count} more numbers")
+            raise MemoryError(located(f"the graph has no room for {count} more numbers"))
         self.header["value_top"] = start + count
         return start
 
@@ -217,8 +220,8 @@ class ComputationGraph(NodesByNumber):
             mark, self.header["overwriting"] = self._mark(), 0  # a level may hold a result's reader and its successor
         if wanted:
             targets = np.array(wanted, np.int64)
-            if plan.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
-                raise MemoryError("the graph has no room for its values")
+            if engine.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
+                raise MemoryError(located("the graph has no room for its values"))
         self._run(mark)
 
     def _run(self, mark: tuple[int, ...] = ()) -> None:
@@ -227,7 +230,7 @@ class ComputationGraph(NodesByNumber):
         if space.executor is not None:
             self._run_on_device(mark or self._mark())
         else:
-            while (code := cpu.forward.call(self.address)) >= 0:
+            while (code := engine.forward.call(self.address)) >= 0:
                 kernels.load_forward(code, kernels.NARROW)
         if self.check_validity:
             self._check_values(first)
@@ -257,10 +260,7 @@ class ComputationGraph(NodesByNumber):
         """
         operator, shape = self.operator(number), self.shape(number)
         if operator is leaf.INPUT:
-            try:
-                array = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                raise TypeError(located(f"set: needs numbers, got {type(value).__name__}")) from None
+            array = leaf.as_numbers("set", value)
             whole = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
             if array.size != shape.size or (array.ndim > 1 and array.shape != whole):
                 raise ShapeError("set", f"numbers of shape {shape}", array.shape)
@@ -268,8 +268,8 @@ class ComputationGraph(NodesByNumber):
             if space.executor is not None:
                 space.executor.send(self, int(self.nodes[number]["value"]), shape.size)
         elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
-            given = [value] if operator is leaf.LOOKUP else list(value)
-            indices = [index_of(operator, index) for index in given]
+            one = operator is leaf.LOOKUP
+            indices = [as_integer(operator.name, value)] if one else as_integers(operator.name, value)
             if len(indices) != shape.batch:
                 raise ValueError(located(f"set: needs {shape.batch} indices, got {len(indices)}"))
             op.check_bound(operator, int(self.nodes[number]["signature"]), indices)
@@ -302,7 +302,7 @@ class ComputationGraph(NodesByNumber):
             raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
         if space.executor is None:
-            cpu.start_backward.call(self.address, number, int(full))
+            engine.start_backward.call(self.address, number, int(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
         if space.executor is None:
             self.run_backward()
@@ -311,7 +311,7 @@ class ComputationGraph(NodesByNumber):
 
     def run_backward(self) -> None:
         """Runs the backward pass that `start_backward` has prepared."""
-        while (code := cpu.backward.call(self.address)) >= 0:
+        while (code := engine.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.NARROW)
 
     def _fetch(self, gradient: int, start: int, size: int) -> None:
@@ -342,7 +342,7 @@ class ComputationGraph(NodesByNumber):
             return
         self.evaluate([self.backward_from])
         kept = space.single.g[: space.parameter_top].copy()
-        cpu.start_backward.call(self.address, self.backward_from, int(header["full"]))
+        engine.start_backward.call(self.address, self.backward_from, int(header["full"]))
         self.backward_top = int(header["value_top"])
         self.run_backward()
         space.single.g[: space.parameter_top] = kept
@@ -361,17 +361,36 @@ class ComputationGraph(NodesByNumber):
         return space.single.g[start : start + size]
 
 
+class Engine(NamedTuple):
+    """The compiled functions that plan and run graphs, or what stands in for them while a profile is taken."""
+
+    plan: Any
+    forward: Any
+    start_backward: Any
+    backward: Any
+
+
+PLAIN = Engine(plan.plan, cpu.forward, cpu.start_backward, cpu.backward)
+engine = PLAIN
 settings = {"autobatch": 1}
-native_value = frontend.value_builtin(False)  # the plain case of Expression.value
-native_place = frontend.value_builtin(True)  # where a value lies, in the plain case
+NATIVE_VALUE = frontend.value_builtin(False)  # the plain case of Expression.value
+NATIVE_PLACE = frontend.value_builtin(True)  # where a value lies, in the plain case
+native_value, native_place = NATIVE_VALUE, NATIVE_PLACE
 current = ComputationGraph()
+
+
+def use_engine(wanted: Engine) -> None:
+    """Lets an engine plan and run all graphs; compiled code that plans and runs by itself rests unless it is PLAIN."""
+    global engine, native_value, native_place
+    engine = wanted
+    native_value, native_place = (NATIVE_VALUE, NATIVE_PLACE) if wanted is PLAIN else (None, None)
 
 
 def use(graph: ComputationGraph) -> None:
     """Makes a graph the current one."""
     global current
     current = graph
-    frontend.use(graph.storage)
+    frontend.use(None if graph.immediate else graph.storage)  # compiled code records, but does not compute
 
 
 def use_executor(executor: Any) -> None:
@@ -575,7 +594,7 @@ NativeParameter: Any = frontend.parameter_base(Expression)
 def expression_at(number: int) -> Expression:
     """The expression of a node of the current graph."""
     expression = Expression()
-    expression.handle = current._version << 32 | number
+    expression.handle = current._version << 32 | number  # type: ignore[misc]
     return expression
 
 
@@ -588,38 +607,17 @@ def node_of(operator: op.Operator, operand: Any) -> int:
         return operand.join()  # type: ignore[no-any-return]
     if isinstance(operand, Expression):
         return operand._node()
-    raise TypeError(located(f"{operator.name}: needs expressions, got {type(operand).__name__}"))
-
-
-def index_of(operator: op.Operator, value: Any) -> int:
-    """An int; labels out of NumPy come as whole floats or arrays of one element, too, and count as in DyNet."""
-    try:
-        return python_operator.index(value)
-    except TypeError:
-        pass
-    try:
-        return whole(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(located(f"{operator.name}: needs an int, got {type(value).__name__}")) from None
-
-
-def indices_of(operator: op.Operator, values: Any) -> list[int]:
-    try:
-        return [index_of(operator, value) for value in iter(values)]
-    except TypeError:
-        raise TypeError(located(f"{operator.name}: needs a list of ints, got {values!r}")) from None
+    raise TypeError(located(f"{operator.name}: needs expressions, got {kind_of(operand)}"))
 
 
 def ints_of(operator: op.Operator, values: Any) -> tuple[int, ...]:
     """A tuple of ints, of one or of several."""
-    return tuple(indices_of(operator, [values] if isinstance(values, NUMBERS) else values))
+    return tuple(as_integers(operator.name, [values] if isinstance(values, NUMBERS) else values))
 
 
 def bits_of(operator: op.Operator, value: Any, limits: op.Range) -> int:
     """A float parameter as an int with the same bits; raises ValueError if it is out of range."""
-    if not isinstance(value, NUMBERS):
-        raise TypeError(located(f"{operator.name}: needs a number, got {type(value).__name__}"))
-    number = float(value)
+    number = as_number(operator.name, value)
     if limits.low == limits.low and not limits.low <= number <= limits.high:
         raise ValueError(located(f"{operator.name}: needs {limits.needs}, got {value}"))
     return int(np.float64(number).view(np.int64))
@@ -640,17 +638,17 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
                 raise ValueError(located(f"{operator.name}: needs a list of one expression or more, got {argument!r}"))
             operands += [node_of(operator, item) for item in argument]
         elif letter == "i":
-            ints.append(index_of(operator, argument))
+            ints.append(as_integer(operator.name, argument))
         elif letter == "I":
             ints.append(ints_of(operator, argument))
         elif letter == "e":
-            ints.append(index_of(operator, argument) - ids[-1])
+            ints.append(as_integer(operator.name, argument) - ids[-1])
         elif letter == "f":
             floats.append(bits_of(operator, argument, next(ranges, op.ANY)))
         elif letter == "d":
-            ids.append(index_of(operator, argument))
+            ids.append(as_integer(operator.name, argument))
         else:
-            ids = indices_of(operator, argument)
+            ids = as_integers(operator.name, argument)
             count = len(ids)
     signature = op.signature_of(operator, [current.shape(number) for number in operands], ints, count)
     op.check_bound(operator, signature, ids)
@@ -660,7 +658,10 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
         random_state[1] += needed
     elif ids:
         ids *= needed // len(ids)  # the same for all mini-batch items
-    return expression_at(current.add(signature, operands, floats + ids))
+    number = current.add(signature, operands, floats + ids)
+    if current.immediate:
+        current.evaluate([number])
+    return expression_at(number)
 
 
 op.recorder = record

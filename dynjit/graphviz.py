@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynjit import graph
+from dynjit.errors import located
 from dynjit.graph import ComputationGraph, Expression, natural
 from dynjit.ops import leaf
 
@@ -80,6 +81,9 @@ def print_graphviz(
 
     collapse_birnns: not supported, and said so in the output.
     """
+    for names in (expression_names, lookup_names):
+        if names is not None and not isinstance(names, Mapping):
+            raise TypeError(located(f"print_graphviz: needs names as a dict, got {type(names).__name__}"))
     if collapse_birnns:
         print("// collapse_birnns is not supported: both directions of each layer are shown")
     print("\n".join(dot_lines(graph.current, compact, show_dims, expression_names, lookup_names)))
@@ -104,7 +108,8 @@ def dump_lines(
             window = nodes.value(number) if nodes.nodes[number]["value"] >= 0 else None
             yield f"Value: {described(window, shape, nan_check_only)}"
         if show_gradients:
-            window = nodes.gradient(number) if 0 <= number <= nodes.backward_from else None
+            has_gradient = number <= nodes.backward_from and 0 <= nodes.nodes[number]["value"] < nodes.backward_top
+            window = nodes.gradient(number) if has_gradient else None
             yield f"Gradient: {described(window, shape, nan_check_only)}"
 
 

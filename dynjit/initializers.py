@@ -11,13 +11,14 @@ import numpy as np
 
 from dynjit.arena import random_state
 from dynjit.errors import ShapeError, located
+from dynjit.shape import as_integer, as_number
 
 generator = np.random.default_rng()
 
 
 def reset_random_seed(seed: int) -> None:
     """Starts all random numbers anew: initial values, dropout, noise, samples.  0: a seed from the system."""
-    seed = int(seed) or secrets.randbits(31)
+    seed = as_integer("reset_random_seed", seed) or secrets.randbits(31)
     random_state[:] = seed, 0
     generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
@@ -39,9 +40,10 @@ class NormalInitializer(PyInitializer):
     """Normal distribution with a mean and a variance (not a standard deviation)."""
 
     def __init__(self, mean: float = 0.0, var: float = 1.0) -> None:
-        if not var >= 0:
+        mean, var = as_number("NormalInitializer", mean), as_number("NormalInitializer", var)
+        if not 0 <= var < math.inf:
             raise ValueError(located(f"NormalInitializer: needs a variance of 0 or more, got {var}"))
-        self.mean, self.deviation = float(mean), math.sqrt(var)
+        self.mean, self.deviation = mean, math.sqrt(var)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         return generator.normal(self.mean, self.deviation, dims)
@@ -51,9 +53,10 @@ class UniformInitializer(PyInitializer):
     """Uniform distribution between -scale and scale."""
 
     def __init__(self, scale: float) -> None:
-        if not scale > 0:
+        scale = as_number("UniformInitializer", scale)
+        if not 0 < scale < math.inf:
             raise ValueError(located(f"UniformInitializer: needs a scale above 0, got {scale}"))
-        self.scale = float(scale)
+        self.scale = scale
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         return generator.uniform(-self.scale, self.scale, dims)
@@ -63,7 +66,7 @@ class ConstInitializer(PyInitializer):
     """One number everywhere."""
 
     def __init__(self, c: float) -> None:
-        self.c = float(c)
+        self.c = as_number("ConstInitializer", c)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> float:
         return self.c
@@ -86,7 +89,7 @@ class GlorotInitializer(PyInitializer):
     """
 
     def __init__(self, is_lookup: bool = False, gain: float = 1.0) -> None:
-        self.is_lookup, self.gain = is_lookup, float(gain)
+        self.is_lookup, self.gain = is_lookup, as_number("GlorotInitializer", gain)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         used = dims[:-1] if self.is_lookup else dims
@@ -105,7 +108,7 @@ class SaxeInitializer(PyInitializer):
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = float(scale)
+        self.scale = as_number("SaxeInitializer", scale)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         if len(dims) != 2 or dims[0] != dims[1]:

@@ -206,14 +206,14 @@ class Compiled:
     def address(self) -> int:
         for module in self.modules if self.cfunc is None else ():
             link_externals(module)
-        return self.compiled().address
+        return self.compiled().address  # type: ignore[return-value]
 
     def compiled(self) -> CFunc:
         """The function, for callers that have linked what it calls."""
         if self.cfunc is None:
             options = {key: value for key, value in OPTIONS.items() if key not in ("nogil", "no_cpython_wrapper")}
             cfunc = CFunc(self.function, sigutils.normalize_signature(self.signature), {}, options)
-            cfunc._cache = self.cache
+            cfunc._cache = self.cache  # type: ignore[attr-defined]
             cfunc.compile()
             self.cfunc = cfunc
         return self.cfunc
@@ -289,7 +289,7 @@ def link_externals(module: str) -> None:
     for name in imports_of(module)[1]:
         link_externals(name)
     for unit in externals.get(module, ()):
-        add_symbol(symbol_of(unit.function), unit.compiled().address)
+        add_symbol(symbol_of(unit.function), unit.compiled().address)  # type: ignore[arg-type]
 
 
 # ---- addresses inside compiled code ----------------------------------------------------------------------------------

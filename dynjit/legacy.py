@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
-from dynjit.errors import located
+from dynjit.errors import NoCudaError, located
 
 HAVE_CUDA = False
 ERRMSG = "dynjit computes on the CPU: leave the request for a GPU out."
@@ -102,6 +102,14 @@ DEVICES = [DeviceInfo(b"CPU", 0, -1)]  # those that compute; a GPU is added when
 def available_devices() -> list[bytes]:
     """Names of the devices, as bytes."""
     return [device.name for device in DEVICES]
+
+
+def check_device(operator: str, name: Any) -> None:
+    """Raises NoCudaError for a GPU that does not compute, RuntimeError for what is no device's name; "" is right."""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    if not isinstance(name, (str, bytes)) or text not in ("", *(device.name.decode() for device in DEVICES)):
+        error = NoCudaError if text.startswith("GPU:") else RuntimeError
+        raise error(located(f"{operator}: Invalid device name: needs 'CPU', got {name!r}"))
 
 
 def get_device_info(name: str | bytes) -> DeviceInfo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+import os
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ def address_space() -> float:
         return 1 << 34
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has; where it does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 62
 
 
 def reserve(count: int, dtype: Any, huge: bool = False, share: int = 128) -> np.ndarray:
@@ -62,7 +71,7 @@ def release(array: np.ndarray, start: int, stop: int) -> None:
     owner: Any = array
     while not isinstance(owner, (mmap.mmap, memoryview)):
         owner = owner.base
-    pages = owner.obj if isinstance(owner, memoryview) else owner
+    pages: Any = owner.obj if isinstance(owner, memoryview) else owner
     first = array.ctypes.data - np.frombuffer(pages, np.uint8).ctypes.data
     size = mmap.PAGESIZE
     begin = -(-(first + start * array.itemsize) // size) * size

@@ -96,6 +96,7 @@ class Operator:
     cases: tuple[Case, ...]
     view: bool
     leaf: bool
+    flops: Callable[..., tuple[int, ...]]
     module: str
     floats: tuple[Range, ...] = ()
     code: int = 0
@@ -133,6 +134,17 @@ recorder: Callable[[Operator, Sequence[Any]], Any]  # set by graph.py: appends a
 fast: dict[Callable, tuple[Operator, str]] = {}  # public functions that stand for an operator, and their arguments
 
 
+def elementwise(y: Shape, *operands: Shape) -> tuple[int, ...]:
+    """One operation per element: of the result for each operand behind the first, of operands larger than it."""
+    gradients = [max(y.size, x.size) for x in operands]
+    return max(0, y.size * (len(operands) - 1), *gradients), *gradients
+
+
+def moving(y: Shape, *operands: Shape) -> tuple[int, ...]:
+    """None: the operator moves numbers."""
+    return (0,) * (1 + len(operands))
+
+
 def names_of(function: Callable | None) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters) if function else ()
 
@@ -156,6 +168,7 @@ def define(
     view: bool = False,
     leaf: bool = False,
     floats: tuple[Range, ...] = (),
+    flops: Callable[..., tuple[int, ...]] = elementwise,
 ) -> Operator:
     """Adds an operator to the table.
 
@@ -175,10 +188,12 @@ def define(
     whole_batch: the kernels must see all items of a mini-batch, for these do not go each to an item of the result.
     view: the result is the operand's memory under another shape; no kernels.
     leaf: made by dynjit itself, with a value in place.
+    flops: (shape of the result, those of the operands ...) -> floating-point operations of one node: forward, then of
+        each operand's gradient; for profiles.
     """
-    module = inspect.getmodule(shape).__name__ if inspect.getmodule(shape) else __name__
+    module = getattr(inspect.getmodule(shape), "__name__", __name__)
     made = Operator(name, shape, params, forward, backward, forward_cuda, backward_cuda, group, keeps_result,
-                    overwrites, in_place, whole_batch, reference, cases, view, leaf, module, floats)  # fmt: skip
+                    overwrites, in_place, whole_batch, reference, cases, view, leaf, flops, module, floats)  # fmt: skip
     made.code = len(operators)
     operators.append(made)
     takes = names_of(forward)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dynjit import graph, initializers, legacy, memory, parameters, settings
+from dynjit import graph, initializers, legacy, memory, parameters, profiling, settings
 from dynjit.arena import space
 from dynjit.errors import NoCudaError
 
@@ -149,7 +149,7 @@ class DynetParams:
         self.autobatch = number("autobatch", autobatch, 0, 3)
 
     def set_profiling(self, profiling: int) -> None:
-        """0, 1 or 2; accepted, but no profile is taken."""
+        """0: none, 1: print a profile to stderr at the end of the process, 2: also each group that is computed."""
         self.profiling = number("profiling", profiling, 0, 2)
 
     def set_weight_decay(self, weight_decay: float) -> None:
@@ -202,8 +202,7 @@ class DynetParams:
         parameters.default_weight_decay[0] = self.weight_decay
         if self.shared_parameters:
             memory.share(space.single.v, space.parameter_end, space.parameter_top)
-        if self.profiling:
-            print("dynjit: profiling is accepted, but no profile is taken", file=sys.stderr)
+        profiling.profile_process(self.profiling)
 
 
 def init(shared_parameters: bool | None = None, device: str = "") -> None:
@@ -222,6 +221,8 @@ def init(shared_parameters: bool | None = None, device: str = "") -> None:
 
 def init_from_params(params: DynetParams) -> None:
     """Makes options count; see `DynetParams.init`."""
+    if not isinstance(params, DynetParams):
+        raise TypeError(f"init_from_params: needs DynetParams, got {type(params).__name__}")
     params.init()
 
 

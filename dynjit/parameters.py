@@ -16,7 +16,8 @@ from dynjit import graph, op, recording, textformat
 from dynjit.arena import FROZEN, NEEDS_GRADIENT, space
 from dynjit.errors import ModelFileError, ShapeError, located
 from dynjit.graph import Expression, NativeParameter
-from dynjit.initializers import NumpyInitializer, initializer_of
+from dynjit.initializers import NumpyInitializer, PyInitializer, initializer_of
+from dynjit.legacy import check_device
 from dynjit.ops import leaf
 from dynjit.shape import Shape, dims_of
 
@@ -36,10 +37,10 @@ class Stored(NativeParameter):
 
     def __init__(self, name: str, dims: tuple[int, ...]) -> None:
         self._name, self.shape_in_graph = name, Shape(dims)
-        self.handle = 0
+        self.handle = 0  # type: ignore[misc]
         self.count = math.prod(dims)
         self.start = space.take_parameters(self.extent)
-        self.number = free_numbers.pop() if free_numbers else used_numbers[0]
+        self.number = free_numbers.pop() if free_numbers else used_numbers[0]  # type: ignore[misc]
         used_numbers[0] += self.number == used_numbers[0]
         self._updated = True
         parameter_changes[0] += 1
@@ -56,7 +57,7 @@ class Stored(NativeParameter):
         """Its node in the current graph."""
         if not self.has_joined():
             number = graph.current.add_leaf(*(int(value) for value in recording.parameters[self.number]))
-            self.handle = graph.current.version() << 32 | number
+            self.handle = graph.current.version() << 32 | number  # type: ignore[misc]
         return self.handle & 0xFFFFFFFF
 
     def has_joined(self) -> bool:
@@ -126,10 +127,10 @@ class Stored(NativeParameter):
         self.values()[:] = block.values
         self.gradients()[:] = 0 if block.gradient is None else block.gradient
 
-    def check_fits(self, block: textformat.Block) -> None:
+    def check_fits(self, block: textformat.Block, fname: str) -> None:
         if tuple(block.dims) != self.shape_in_graph.dims:
             raise ModelFileError(
-                f"Dimensions of {block.name} in the file, {tuple(block.dims)}, do not match those of "
+                f"{fname}: Dimensions of {block.name} in the file, {tuple(block.dims)}, do not match those of "
                 f"{self._name}, {self.shape_in_graph.dims}"
             )
 
@@ -145,7 +146,7 @@ class Stored(NativeParameter):
         if not key:
             raise ValueError(located("populate: needs the name of a block in the file, got an empty key"))
         block = textformat.find_block(fname, key)
-        self.check_fits(block)
+        self.check_fits(block, fname)
         self.fill(block)
 
     write_to_textfile = save
@@ -315,8 +316,9 @@ class ParameterCollection:
         self.parent = parent
         self.full_name = "/"
         self.names: dict[str, int] = {}
+        self.room = math.inf  # of the root: how many values may be added
         self.stored: list[Stored] = []
-        self.root = parent.root if parent else self
+        self.root: ParameterCollection = parent.root if parent else self
         self.weight_decay = default_weight_decay[0] if parent is None else 0.0
         if parent is not None:
             self.full_name = parent._new_name(name, "add_subcollection") + "/"
@@ -329,6 +331,8 @@ class ParameterCollection:
 
     def _new_name(self, name: str, operator: str) -> str:
         """A full name that nothing in this collection has yet: name, name_1, ..., or _0, _1, ... for the empty name."""
+        if not isinstance(name, str):
+            raise TypeError(located(f"{operator}: needs a name as a string, got {type(name).__name__}"))
         if "/" in name or "_" in name or any(c.isspace() or c == "#" for c in name):
             raise RuntimeError(located(f"{operator}: needs a name without / _ # and white space, got {name!r}"))
         count = self.names.get(name, 0)
@@ -347,24 +351,29 @@ class ParameterCollection:
         "normal" (mean, std), "glorot", "he", "identity", "saxe"; None is Glorot.
         Raises TypeError, ValueError or RuntimeError for what is none of these.
         """
+        check_device("add_parameters", device)
         dims = init.shape if isinstance(init, np.ndarray) else dims_of("add_parameters", dim)
-        values = initializer_of(init, dims, scale, mean, std).values(dims, False)
-        return self._add(Parameters, name, dims, values)
+        return self._add(Parameters, name, dims, initializer_of(init, dims, scale, mean, std))
 
     def add_lookup_parameters(
         self, dim: Any, init: Any = None, name: str = "", device: str = "", scale: float = 1.0, mean: float = 0.0,
         std: float = 1.0,
     ) -> LookupParameters:  # fmt: skip
         """A new lookup table; dim: (rows, sizes of a row's axes), or the number of rows of one number each."""
+        check_device("add_lookup_parameters", device)
         given = init.shape if isinstance(init, np.ndarray) else dims_of("add_lookup_parameters", dim)
         dims = (*given[1:], given[0]) if len(given) > 1 else (1, given[0])
         if isinstance(init, np.ndarray):
             init = NumpyInitializer(np.moveaxis(init.reshape(given if len(given) > 1 else (*given, 1)), 0, -1))
-        return self._add(LookupParameters, name, dims, initializer_of(init, dims, scale, mean, std).values(dims, True))
+        return self._add(LookupParameters, name, dims, initializer_of(init, dims, scale, mean, std))
 
-    def _add(self, kind: type, name: str, dims: tuple[int, ...], values: Any) -> Any:
-        made = kind(self._new_name(name, "add_parameters"), dims)
-        made.values()[:] = np.asarray(values, np.float32).ravel(order="F")
+    def _add(self, kind: type[Stored], name: str, dims: tuple[int, ...], initializer: PyInitializer) -> Any:
+        if math.prod(dims) > self.root.room:
+            raise MemoryError(located(f"add_parameters: needs {dims}, there is room for {self.root.room} more values"))
+        self.root.room -= math.prod(dims)
+        made = kind("", dims)  # before the values are made, which may not fit the memory
+        made.values()[:] = np.asarray(initializer.values(dims, made.is_table), np.float32).ravel(order="F")
+        made._name = self._new_name(name, "add_parameters")
         self.stored.append(made)
         for owner in self._ancestors():
             owner.stored.append(made)
@@ -378,11 +387,11 @@ class ParameterCollection:
 
     def parameters_from_numpy(self, array: Any, name: str = "", device: str = "") -> Parameters:
         """New parameters with the values and shape of an array."""
-        return self.add_parameters(None, np.asarray(array, np.float64), name)
+        return self.add_parameters(None, leaf.as_numbers("parameters_from_numpy", array), name, device)
 
     def lookup_parameters_from_numpy(self, array: Any, name: str = "", device: str = "") -> LookupParameters:
         """A new lookup table with the values of an array, rows first."""
-        return self.add_lookup_parameters(None, np.asarray(array, np.float64), name)
+        return self.add_lookup_parameters(None, leaf.as_numbers("lookup_parameters_from_numpy", array), name, device)
 
     def add_subcollection(self, name: str | None = None) -> ParameterCollection:
         """A collection inside this one; raises RuntimeError for a name with / or _."""
@@ -467,7 +476,7 @@ class ParameterCollection:
                 raise ModelFileError(f"{fname}: Too many parameters to load in populated model at {block.name}")
             target = targets[block.kind][taken[block.kind]]
             taken[block.kind] += 1
-            target.check_fits(block)
+            target.check_fits(block, fname)
             pairs.append((target, block))
         if not pairs and key:
             raise ModelFileError(f"Could not find key {key} in the model file {fname}")

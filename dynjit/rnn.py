@@ -13,7 +13,16 @@ from dynjit.ops.layout import concatenate
 from dynjit.ops.linear import add_product, affine_transform
 from dynjit.ops.unary import logistic, tanh
 from dynjit.parameters import ParameterCollection
-from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, RNNState, Run, StackedRNNState, Vectors, masked
+from dynjit.rnn_base import (
+    MaskedRNNBuilder,
+    RNNBuilder,
+    RNNState,
+    Run,
+    StackedRNNState,
+    Vectors,
+    checked_sizes,
+    masked,
+)
 from dynjit.rnn_lstm import (
     CompactVanillaLSTMBuilder,
     CoupledLSTMBuilder,
@@ -22,6 +31,7 @@ from dynjit.rnn_lstm import (
     SparseLSTMBuilder,
     VanillaLSTMBuilder,
 )
+from dynjit.shape import as_number
 
 __all__ = ["BiRNNBuilder", "CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "FastLSTMBuilder", "GRUBuilder",
            "LSTMBuilder", "RNNBuilder", "RNNState", "SimpleRNNBuilder", "SparseLSTMBuilder", "StackedRNNState",
@@ -116,11 +126,12 @@ class BiRNNBuilder:
         self, num_layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection,
         rnn_builder_factory: Callable[..., Any], builder_layers: Sequence[tuple[Any, Any]] | None = None,
     ) -> None:  # fmt: skip
-        num_layers, input_dim, hidden_dim = int(num_layers), int(input_dim), int(hidden_dim)
-        if num_layers < 1 or hidden_dim % 2 or hidden_dim < 2:
+        given = as_number("BiRNNBuilder", num_layers), as_number("BiRNNBuilder", hidden_dim)
+        if given[0] < 1 or given[1] < 2 or given[1] % 2:
             raise ValueError(located(
                 f"BiRNNBuilder: needs 1 layer or more and an even hidden_dim, got {num_layers} and {hidden_dim}"
             ))  # fmt: skip
+        num_layers, input_dim, hidden_dim = checked_sizes("BiRNNBuilder", num_layers, input_dim, hidden_dim, model)
         self.model = model.add_subcollection("birnn")
         self._spec = num_layers, input_dim, hidden_dim, rnn_builder_factory
         self._has_own_layers = builder_layers is None

@@ -11,6 +11,7 @@ from dynjit.graph import Expression
 from dynjit.ops import binary, layout, leaf, noise
 from dynjit.parameters import ParameterCollection, Parameters
 from dynjit.sequence import number_in_graph, program_from, record_step, record_steps
+from dynjit.shape import as_number, kind_of
 
 __all__ = ["Builder", "RNNBuilder", "RNNState", "Run", "StackedRNNState"]
 
@@ -146,6 +147,24 @@ class StackedRNNState:
         return self._prev
 
 
+MOST_LAYERS = 1000
+
+
+def checked_sizes(
+    builder: str, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection
+) -> tuple[int, int, int]:
+    """Sizes of a builder as ints, fractions cut off as in DyNet; raises TypeError or ValueError for other arguments."""
+    if not isinstance(model, ParameterCollection):
+        raise TypeError(located(f"{builder}: needs a ParameterCollection, got {kind_of(model)}"))
+    sizes = [as_number(builder, size) for size in (layers, input_dim, hidden_dim)]
+    if not (1 <= min(sizes) <= max(sizes) < 1 << 40 and sizes[0] <= MOST_LAYERS):
+        raise ValueError(located(
+            f"{builder}: needs layers, input_dim and hidden_dim of 1 or more, and at most {MOST_LAYERS} layers, "
+            f"got {layers}, {input_dim}, {hidden_dim}"
+        ))  # fmt: skip
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
 class Run:
     """What a builder has in one graph: its parameters as expressions, and its dropout masks."""
 
@@ -245,14 +264,8 @@ class Builder:
     starts_at_zero = False  # whether the first step takes a vector of zeros
 
     def __init__(self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection) -> None:
-        self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
-        if min(self.layers, self.input_dim, self.hidden_dim) < 1:
-            raise ValueError(located(
-                f"{self.whoami()}: needs layers, input_dim and hidden_dim of 1 or more, "
-                f"got {layers}, {input_dim}, {hidden_dim}"
-            ))  # fmt: skip
-        if not isinstance(model, ParameterCollection):
-            raise TypeError(located(f"{self.whoami()}: needs a ParameterCollection, got {type(model).__name__}"))
+        sizes = checked_sizes(self.whoami(), layers, input_dim, hidden_dim, model)
+        self.layers, self.input_dim, self.hidden_dim = sizes
         if not self.collection_name:
             raise TypeError(located(f"{self.whoami()}: needs a builder of a network, this is their base"))
         self.local_model = model.add_subcollection(self.collection_name)
@@ -333,10 +346,11 @@ class Builder:
         self._set_rates(*[f] * self.dropout_kinds)
 
     def _set_rates(self, *rates: float) -> None:
+        rates = tuple(as_number(f"{self.whoami()}.set_dropout", rate) for rate in rates)
         if not all(0 <= rate < 1 for rate in rates):
             got = ", ".join(map(str, rates))
             raise ValueError(located(f"{self.whoami()}.set_dropout: needs rates from 0 to below 1, got {got}"))
-        self._rates, self._programs = tuple(map(float, rates)), [None, None]
+        self._rates, self._programs = rates, [None, None]
         for run in self._runs.values():
             run.set_masks(None)
 

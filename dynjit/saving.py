@@ -9,10 +9,11 @@ known builders resolve, and classes that the caller allows.
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from dynjit import rnn, textformat, tree
 from dynjit.errors import ModelFileError, located
@@ -26,11 +27,23 @@ BUILDERS = {kind.__name__: kind for kind in (
     tree.ChildSumTreeLSTMBuilder, tree.NaryTreeLSTMBuilder, tree.UnidirectionalTreeLSTMBuilder,
     tree.BidirectionalTreeLSTMBuilder,
 )} | {"LSTMBuilder": rnn.VanillaLSTMBuilder}  # fmt: skip
+DYNET_BUILDERS = (  # those that DyNet reads
+    rnn.SimpleRNNBuilder, rnn.GRUBuilder, rnn.VanillaLSTMBuilder, rnn.CompactVanillaLSTMBuilder,
+    rnn.CoupledLSTMBuilder, rnn.SparseLSTMBuilder, rnn.BiRNNBuilder,
+)  # fmt: skip
 MODULES = ("_dynet", "dynet", "_dynjit", "dynjit.rnn", "dynjit.softmax_builders", "dynjit.tree", "dynjit")
 
 
-class KnownClasses(pickle.Unpickler):
+CALLS = (pickle.REDUCE, pickle.BUILD, pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID,
+         pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4)  # fmt: skip
+
+
+class KnownClasses(pickle._Unpickler):  # the one in Python: that in C takes memory as a file asks for it
     """Reads pickles of tuples, numbers, strings and the builders' classes; everything else is refused."""
+
+    dispatch: ClassVar = {  # of the operations that call nothing
+        code: read for code, read in pickle._Unpickler.dispatch.items() if code not in {call[0] for call in CALLS}
+    }
 
     def __init__(self, file: Any, allowed: tuple[type, ...]) -> None:
         super().__init__(file)
@@ -44,6 +57,19 @@ class KnownClasses(pickle.Unpickler):
         raise ModelFileError(
             f"the meta file asks for {module}.{name}: only dynjit's builders are loaded, and classes named in `allowed`"
         )
+
+
+class DynetNames(pickle._Pickler):  # the one in Python: that in C looks a class up where it says it comes from
+    """Writes pickles in which DyNet's builders are classes of `_dynet`, so that DyNet reads them, too."""
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if obj in DYNET_BUILDERS:
+            self.write(pickle.GLOBAL + f"_dynet\n{obj.__name__}\n".encode())  # type: ignore[attr-defined]
+            self.memoize(obj)  # type: ignore[attr-defined]
+        else:
+            super().save_global(obj, name)  # type: ignore[misc]
+
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, type: save_global}  # type: ignore[dict-item]
 
 
 def save(basename: str | os.PathLike[str], objects: Iterable[Any]) -> None:
@@ -83,7 +109,7 @@ def save(basename: str | os.PathLike[str], objects: Iterable[Any]) -> None:
             ))  # fmt: skip
     meta = io.BytesIO()
     for description in descriptions:
-        pickle.dump(description, meta)
+        DynetNames(meta, 4).dump(description)
     with textformat.atomic_writer(os.path.realpath(basename + ".meta")) as file:  # appears when the data file has
         file.write(meta.getvalue())
         textformat.write_blocks(basename + ".data", blocks.values())
@@ -93,6 +119,7 @@ def load_generator(
     basename: str | os.PathLike[str], params: ParameterCollection, allowed: tuple[type, ...] = ()
 ) -> Iterator[Any]:
     """As `load`, one object at a time."""
+    checked_collection(params)
     basename = os.fspath(basename)
     descriptions = read_descriptions(basename + ".meta", allowed)
     blocks = list(textformat.read_blocks(basename + ".data"))
@@ -100,7 +127,8 @@ def load_generator(
         if kind in LOADERS:
             yield LOADERS[kind](params, basename + ".data", rest[0])
         else:
-            item = kind.from_spec(rest[0], params)
+            is_known = kind in BUILDERS.values()
+            item = made(kind, rest[0], params, basename) if is_known else kind.from_spec(rest[0], params)
             collection = item.param_collection()
             fill(
                 collection.in_file_order(),
@@ -114,6 +142,13 @@ def load_generator(
             yield item
 
 
+def checked_collection(params: Any) -> ParameterCollection:
+    """A collection as it is; raises TypeError for what is none."""
+    if not isinstance(params, ParameterCollection):
+        raise TypeError(located(f"load: needs a collection for the parameters, got {type(params).__name__}"))
+    return params
+
+
 LOADERS = {"Parameters": ParameterCollection.load_param, "LookupParameters": ParameterCollection.load_lookup_param}
 
 
@@ -124,8 +159,7 @@ def read_descriptions(path: str, allowed: tuple[type, ...]) -> list[tuple[Any, .
         while file.tell() < size:
             try:
                 found.append(checked(KnownClasses(file, allowed).load()))
-            except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
-                    ImportError, UnicodeDecodeError, MemoryError, OverflowError) as error:  # fmt: skip
+            except Exception as error:  # the unpickler has many ways to fail, struct.error among them
                 raise ModelFileError(f"{path}: not a list of saved objects ({error})") from None
     return found
 
@@ -150,12 +184,24 @@ def outer_prefix(name: str) -> str:
     return name.rstrip("/") + "_outer/"
 
 
+def made(kind: Any, spec: tuple[Any, ...], params: ParameterCollection, basename: str) -> Any:
+    """A builder as its spec says, no larger than the data file has numbers for."""
+    root = params.root
+    root.room = os.path.getsize(basename + ".data")  # a number takes more than a byte
+    try:
+        return kind.from_spec(spec, params)
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise ModelFileError(f"{basename}.meta: no {kind.__name__} can be made of {spec!r:.200}: {error}") from None
+    finally:
+        root.room = math.inf
+
+
 def fill(stored: Sequence[Stored], name: str, blocks: list[textformat.Block], basename: str) -> None:
     """Gives the parameters of a new builder the values of their blocks, in order."""
     if len(stored) != len(blocks):
         raise ModelFileError(f"{basename}.data: {len(blocks)} blocks for {len(stored)} parameters of {name}")
     for item, block in zip(stored, blocks):
-        item.check_fits(block)
+        item.check_fits(block, basename + ".data")
     for item, block in zip(stored, blocks):
         item.fill(block)
 
@@ -167,7 +213,7 @@ def load(basename: str | os.PathLike[str], params: ParameterCollection, allowed:
     Raises FileNotFoundError for a missing meta file, ModelFileError for others than `save` writes; the collection is
     then as before.
     """
-    before = params.contents()
+    before = checked_collection(params).contents()
     try:
         return list(load_generator(basename, params, allowed))
     except BaseException:

@@ -7,8 +7,9 @@ b * rows * cols + c * rows + r.  So a group of tensors of one shape, laid end to
 from __future__ import annotations
 
 import math
+import operator as python_operator
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from dynjit.errors import located
 from dynjit.memory import reserve
 
 MAX_RANK = 7
+NO_NUMBERS = (str, bytes, bytearray, complex)  # which int() and float() would take
 RECORD = np.dtype([("item", "i8"), ("rows", "i8"), ("cols", "i8"), ("batch", "i8"), ("rank", "i8")])
 TABLE = reserve(1 << 26, RECORD)  # what kernels know of each shape, by its number
 
@@ -91,7 +93,7 @@ def number_of(shape: Shape) -> int:
 
 def whole(number: int | float) -> int:
     """A number without a fraction as an int; raises ValueError for others."""
-    if int(number) != number:
+    if isinstance(number, NO_NUMBERS) or int(number) != number:
         raise ValueError(number)
     return int(number)
 
@@ -104,9 +106,64 @@ def dims_of(operator: str, dim: int | float | Iterable[int | float]) -> tuple[in
     if isinstance(dim, (int, float, np.integer, np.floating)):
         dim = (dim,)
     try:
-        dims = tuple(map(whole, dim))
+        dims = tuple(map(whole, None if isinstance(dim, (str, bytes, dict, set)) else dim))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise TypeError(located(f"{operator}: needs dimensions as an int or a tuple of ints, got {dim!r}")) from None
     if any(size < 0 for size in dims) or len(dims) > MAX_RANK:
         raise ValueError(located(f"{operator}: needs up to {MAX_RANK} sizes of 0 or more, got {dims}"))
     return dims
+
+
+# ---- other arguments -------------------------------------------------------------------------------------------------
+
+
+def as_number(operator: str, value: Any) -> float:
+    """A number of any kind as a float; raises TypeError for what is none."""
+    try:
+        return float(None if isinstance(value, NO_NUMBERS) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(located(f"{operator}: needs a number, got {kind_of(value)}")) from None
+
+
+def as_integer(operator: str, value: Any) -> int:
+    """An int; raises TypeError for what is none, IndexError beyond 64 bits.
+
+    Labels out of NumPy come as whole floats or arrays of one element, too, and count as in DyNet.
+    """
+    try:
+        found = python_operator.index(value)
+    except TypeError:
+        try:
+            found = whole(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(located(f"{operator}: needs an int, got {kind_of(value)}")) from None
+    if not -(1 << 63) <= found < 1 << 63:
+        raise IndexError(located(f"{operator}: needs an int of 64 bits, got {found}"))
+    return found
+
+
+def as_integers(operator: str, values: Any) -> list[int]:
+    """Integers of any kind as a list of ints; raises TypeError for what is none."""
+    if isinstance(values, (str, bytes)) or not hasattr(type(values), "__iter__"):
+        raise TypeError(located(f"{operator}: needs a list of ints, got {kind_of(values)}"))
+    return [as_integer(operator, value) for value in values]
+
+
+def as_batch(operator: str, batch_size: Any) -> int:
+    """A mini-batch size; raises TypeError for what is no int, ValueError below 1."""
+    found = as_integer(operator, batch_size)
+    if found < 1:
+        raise ValueError(located(f"{operator}: needs a mini-batch of 1 or more, got {found}"))
+    return found
+
+
+def dim_of(operator: str, x: Any) -> tuple[tuple[int, ...], int]:
+    """An expression's dims and mini-batch size; raises TypeError for what is none."""
+    if not hasattr(x, "dim"):
+        raise TypeError(located(f"{operator}: needs expressions, got {kind_of(x)}"))
+    return x.dim()  # type: ignore[no-any-return]
+
+
+def kind_of(value: Any) -> str:
+    """What was given, as messages call it."""
+    return "None" if value is None else type(value).__name__

@@ -6,6 +6,7 @@ floors), or the probabilities of the turns on the way to the word in a deeper tr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from dynjit.ops.binary import add
 from dynjit.ops.linear import affine_transform, product
 from dynjit.ops.loss import pickneglogsoftmax
 from dynjit.parameters import ParameterCollection, Parameters
+from dynjit.shape import as_number
 
 __all__ = ["ClassFactoredSoftmaxBuilder", "HierarchicalSoftmaxBuilder", "SoftmaxBuilder", "StandardSoftmaxBuilder"]
 
@@ -35,7 +37,7 @@ class SoftmaxBuilder:
     def __init__(self, input_dim: float, pc: ParameterCollection) -> None:
         if not self.collection_name:
             raise TypeError(located("SoftmaxBuilder: needs a builder of a kind, this is their base"))
-        if int(input_dim) < 1:
+        if not 1 <= as_number(self.whoami(), input_dim) < 1 << 40:
             raise ValueError(located(f"{self.whoami()}: needs an input_dim of 1 or more, got {input_dim}"))
         if not isinstance(pc, ParameterCollection):
             raise TypeError(located(f"{self.whoami()}: needs a ParameterCollection, got {type(pc).__name__}"))
@@ -165,7 +167,7 @@ def read_lines(operator: str, file: str, dic: Mapping[str, int]) -> Iterator[tup
     if sorted(dic.values()) != list(range(len(dic))):
         raise ValueError(located(f"{operator}: needs a dic of words to the numbers 0 to {len(dic) - 1}, each once"))
     seen: set[str] = set()
-    with open(file, encoding="utf-8") as lines:
+    with open(os.fspath(file), encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             *path, word = line.split() or [""]
             if not word:

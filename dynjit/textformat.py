@@ -192,10 +192,12 @@ def find_block(path: str | os.PathLike[str], name: str) -> Block:
 
 
 def open_to_read(path: str | os.PathLike[str]) -> io.BufferedReader:
+    name = os.fspath(path)  # open() would also take the number of an open file, and close it
     try:
-        return open(path, "rb")
-    except OSError as error:
-        raise ModelFileError(f"Could not read model from {os.fspath(path)}: {error.strerror}") from error
+        return open(name, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"Could not read model from {name!s}: {reason}") from error
 
 
 def dims_of(header: re.Match[str]) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ LIBRARY = ctypes.CDLL(None) if sys.platform != "win32" else ctypes.CDLL("ucrtbas
 READ, WRITE = ("_read", "_write") if sys.platform == "win32" else ("read", "write")
 for symbol, function in (("dynjit_read", READ), ("dynjit_write", WRITE)):
     add_symbol(symbol, ctypes.cast(getattr(LIBRARY, function), ctypes.c_void_p).value or 0)
-YIELD = LIBRARY.sched_yield if sys.platform != "win32" else ctypes.WinDLL("kernel32").SwitchToThread
+YIELD = LIBRARY.sched_yield if sys.platform != "win32" else ctypes.WinDLL("kernel32").SwitchToThread  # type: ignore[attr-defined,unused-ignore]
 add_symbol("dynjit_yield", ctypes.cast(YIELD, ctypes.c_void_p).value or 0)
 
 

@@ -77,5 +77,5 @@ def matched(
             raise ModelFileError(
                 f"{os.fspath(path)}: {block.kind} {block.name} stands where {name} of {item.name()} is needed"
             )
-        item.check_fits(block)
+        item.check_fits(block, os.fspath(path))
     return [(name, item, block) for (name, item), block in zip(wanted, blocks)]

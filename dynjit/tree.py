@@ -17,7 +17,7 @@ from dynjit.ops.linear import add_product, affine_transform
 from dynjit.ops.recurrent import lstm_activation, vanilla_lstm_c, vanilla_lstm_h
 from dynjit.ops.unary import logistic
 from dynjit.parameters import ParameterCollection
-from dynjit.rnn_base import Builder, Run, Vectors, masked
+from dynjit.rnn_base import Builder, Run, Vectors, checked_sizes, masked
 from dynjit.rnn_lstm import VanillaLSTMBuilder
 
 __all__ = ["BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "NaryTreeLSTMBuilder", "TreeBuilder", "TreeState",
@@ -279,7 +279,7 @@ class ChainTreeBuilder(TreeBuilder):
     directions = 1
 
     def __init__(self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection) -> None:
-        layers, input_dim, hidden_dim = int(layers), int(input_dim), int(hidden_dim)
+        layers, input_dim, hidden_dim = checked_sizes(self.whoami(), layers, input_dim, hidden_dim, model)
         if input_dim != hidden_dim or hidden_dim % self.directions:
             even = " that is even" if self.directions == 2 else ""
             raise ValueError(located(

@@ -27,10 +27,12 @@ RESULTS = Path(__file__).parent / "results"
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", default=["*"], metavar="PATTERN", help="tree* lm-mb16; none: no cases")
-    parser.add_argument("--sweep", action="store_true", help="also other sizes and lengths, with a plot of their own")
+    parser.add_argument("--cases", nargs="*", metavar="PATTERN", help="tree* lm-mb16; by default all; none: no cases")
+    parser.add_argument(
+        "--sweep", action="store_true", help="by default no cases, but a sweep over sizes, lengths and numbers of trees"
+    )
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
-    parser.add_argument("--contestants", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=str(KINDS))
+    parser.add_argument("--contestants", nargs="+", choices=KINDS, metavar="KIND", help=str(KINDS))
     parser.add_argument("--no-construction", action="store_true", help="leave out the time per node of building")
     parser.add_argument("--rounds", type=int, help="default: 5")
     parser.add_argument("--seconds", type=float, help="of each variant in each round; default: 1")
@@ -42,11 +44,16 @@ def parse() -> argparse.Namespace:
         "--data", metavar="FOLDER", help="with trees/ and tags/ (see perf/data.py); else synthetic data"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
-    parser.add_argument("--name", help="of the files written; default: latest")
+    parser.add_argument("--name", help="of the files written; default: latest, or sweep")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.seconds = options.seconds or (0.2 if options.quick else 1.0)
-    options.name = options.name or ("quick" if options.quick else "latest")
+    options.name = options.name or ("quick" if options.quick else "sweep" if options.sweep else "latest")
+    if options.cases is None:
+        options.cases = [] if options.sweep else ["*"]
+    if options.contestants is None:
+        options.contestants = [kind for kind in KINDS if kind != "torch" or not options.sweep]
+    options.no_construction |= options.sweep
     options.data = str(Path(options.data).resolve()) if options.data else None
     return options
 
@@ -69,7 +76,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     contestants = describe(options.contestants, options.threads, options.data)
     results: dict[str, Any] = {
         "machine": machine(),
-        "options": {key: getattr(options, key) for key in ("rounds", "seconds", "threads")},
+        "options": {key: getattr(options, key) for key in ("rounds", "seconds", "threads", "sweep")},
         "data": next((answer["data"] for answer in contestants.values() if "data" in answer), ""),
         "contestants": contestants,
         "cases": {},
@@ -108,9 +115,8 @@ def main() -> int:
     path = options.out / options.name
     path.with_suffix(".json").write_text(json.dumps(results, indent=1))
     path.with_suffix(".md").write_text(report)
-    plot_speed(results, path.with_suffix(".png"))
-    if options.sweep:
-        plot_sweeps(results, path.with_name(path.name + "-sweep.png"))
+    plot = plot_sweeps if options.sweep else plot_speed
+    plot(results, path.with_suffix(".png"))
     print(report)
     print(f"written: {path}.md .json .png", file=sys.stderr)
     return 0

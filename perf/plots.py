@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from perf.cases import SWEEPS
-from perf.report import TITLES, TOOLKITS, best_variant
+from perf.report import TITLES, TOOLKITS, best_variant, least
 
 SHOWN = ("dynjit", "torch")
 COLOURS = {"dynjit": "C0", "dynet": "C1", "torch": "C2"}
@@ -49,10 +49,11 @@ def plot_sweeps(results: dict[str, Any], path: Path) -> None:
     grid = figure.subplots(2, 2)
     for axes, (title, points) in zip(grid.flat, SWEEPS.items(), strict=True):
         for toolkit in TOOLKITS:
-            times = [total(results["cases"].get(case.name, {}), toolkit) for _, case in points]
-            axes.loglog([x for x, _ in points], times, "o-", label=TITLES[toolkit], color=COLOURS[toolkit])
+            times = [least(results["cases"].get(case.name, {}), toolkit) for _, case in points]
+            if not all(map(isnan, times)):
+                axes.loglog([x for x, _ in points], times, "o-", label=TITLES[toolkit], color=COLOURS[toolkit])
         axes.set_title(title, fontsize=9)
-        axes.set_ylabel("ms per example")
+        axes.set_ylabel("ms per example, fastest round")
         axes.grid(alpha=0.3)
     grid.flat[0].legend()
     figure.savefig(path, dpi=150)

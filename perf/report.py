@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isnan, nan
 from statistics import median
 from typing import Any
 
+from perf.cases import SWEEPS, Case
 from perf.runners import PARTS
 
 TOOLKITS = ("dynjit", "dynet", "torch")
@@ -104,6 +105,23 @@ def case_table(cases: dict[str, Any]) -> str:
     return table(["ms per example", *header], rows)
 
 
+def sweep_table(title: str, points: list[tuple[int, Case]], cases: dict[str, Any]) -> str:
+    """Milliseconds per example at each point, and how many times those of the point before: a cliff is a jump."""
+
+    def cell(value: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
+        return "" if isnan(value) else text(value)
+
+    rows = []
+    before = {toolkit: nan for toolkit in ("dynjit", "dynet")}
+    for size, case in points:
+        now = {toolkit: least(cases.get(case.name, {}), toolkit) for toolkit in before}
+        growth = [cell(now[toolkit] / before[toolkit]) for toolkit in now]
+        times = [cell(spent, milliseconds) for spent in now.values()]
+        rows.append([str(size), *times, cell(now["dynet"] / now["dynjit"]), *growth])
+        before = now
+    return table([title, "dynjit", "DyNet", "DyNet/dynjit", "dynjit grows", "DyNet grows"], rows)
+
+
 def split_table(cases: dict[str, Any]) -> str:
     """Where the time of dynjit and of DyNet's best variant goes."""
     rows = []
@@ -187,8 +205,11 @@ def markdown(results: dict[str, Any]) -> str:
         head += unrest(results["cases"])
     parts = [head]
     if results["cases"]:
+        parts.append(LEGEND)
+        if options["sweep"]:
+            parts.append("Fastest rounds, ms per example, and how many times those of the point before:")
+            parts += [sweep_table(title, points, results["cases"]) for title, points in SWEEPS.items()]
         parts += [
-            LEGEND,
             case_table(results["cases"]),
             split_table(results["cases"]),
             "All variants:",

@@ -471,3 +471,53 @@ def test_operators_with_numbers() -> None:
         assert found.value() == pytest.approx(expected)
     m = dy.inputTensor(np.array([[1.0, 2], [3, 4]]))
     assert (m * x).value() == (m @ x).value() == [9, 19]
+
+
+# ---- immediate_compute -----------------------------------------------------------------------------------------------
+
+
+def test_immediate_compute(model: dy.ParameterCollection) -> None:
+    p = model.add_parameters((3, 3), init=0.5)
+    lstm = dy.VanillaLSTMBuilder(1, 3, 3, model)
+    dy.renew_cg(immediate_compute=True)
+    x = p * dy.inputVector([1, 2, 3])
+    assert graph.current.nodes[x._node()]["value"] >= 0  # nobody has asked for it
+    outputs = lstm.initial_state().transduce([x, dy.tanh(x), x + 1])
+    assert all(graph.current.nodes[y._node()]["value"] >= 0 for y in outputs)
+    loss = dy.squared_norm(dy.esum(outputs))
+    loss.backward()
+    found = loss.value(), p.grad_as_array()
+    dy.SimpleSGDTrainer(model, 0.0).update()
+    dy.renew_cg()  # and now as always
+    x = p * dy.inputVector([1, 2, 3])
+    assert graph.current.nodes[x._node()]["value"] < 0
+    loss = dy.squared_norm(dy.esum(lstm.initial_state().transduce([x, dy.tanh(x), x + 1])))
+    loss.backward()
+    assert loss.value() == pytest.approx(found[0])
+    np.testing.assert_allclose(p.grad_as_array(), found[1], rtol=1e-5)
+
+
+def test_immediate_compute_finds_the_line() -> None:
+    dy.renew_cg(immediate_compute=True, check_validity=True)
+    x = dy.inputVector([1, 0])
+    with pytest.raises(
+        RuntimeError, match=r"log: needs a finite result \(check_validity\), got NaN or infinity"
+    ) as caught:
+        dy.log(x)
+    assert str(caught.value).endswith(f"(at {__file__}:{caught.traceback[0].lineno + 1})")
+    assert dy.exp(x).value() == pytest.approx([np.e, 1])
+    dy.renew_cg(check_validity=True)
+    y = dy.log(dy.inputVector([1, 0]))  # without it the line is where the value is asked for
+    with pytest.raises(RuntimeError, match="log: needs a finite result"):
+        y.value()
+
+
+def test_immediate_graphs_beside_others() -> None:
+    with dy.new_graph() as other:
+        other.renew(immediate_compute=True)
+        x = dy.tanh(dy.ones(2))
+        assert other.nodes[x._node()]["value"] >= 0
+    y = dy.tanh(dy.ones(2))
+    assert graph.current.nodes[y._node()]["value"] < 0
+    with other:
+        assert other.nodes[dy.exp(x)._node()]["value"] >= 0

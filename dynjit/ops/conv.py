@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,7 +146,13 @@ def conv2d_reference(x: np.ndarray, f: np.ndarray, steps: tuple[int, ...], is_va
     return np.einsum("abrck,rckf->abf", patches, f)
 
 
+def conv2d_flops(y: Shape, x: Shape, f: Shape, *bias: Shape) -> tuple[int, ...]:
+    product = 2 * y.size * math.prod(f.dims[:3])
+    return product, product, product, *(y.size for _ in bias)
+
+
 CONV2D = define("conv2d", shape=conv2d_shape, params="xxIi", forward=conv2d_forward, backward=(conv2d_d0, conv2d_d1),
+    flops=conv2d_flops,
     reference=conv2d_reference,
     cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3)), arguments=((1, 1), 1)), Case(((1, 1), (1, 1)), arguments=((1, 1), 1)),
            Case(((5, 6, 2), (3, 2, 2, 3)), arguments=((2, 1), 0)), Case(((4, 3), (4, 4, 1, 2)), arguments=((1, 3), 0)),
@@ -200,6 +207,7 @@ def conv2d_bias_d2(g, x2, y, item, item2, batch, step2, ints):
 
 
 CONV2D_BIAS = define("conv2d_bias", shape=conv2d_bias_shape, params="xxxIi", forward=conv2d_bias_forward,
+    flops=conv2d_flops,
     backward=(conv2d_d0, conv2d_d1, conv2d_bias_d2),
     reference=lambda x, f, b, *numbers: conv2d_reference(x, f, *numbers) + b,
     cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3), (3,)), arguments=((1, 1), 1)),
@@ -335,7 +343,12 @@ def filter1d_narrow_reference(x: np.ndarray, f: np.ndarray) -> np.ndarray:
     return np.array([np.einsum("rk,rkf->f", x[:, c : c + width], f) for c in range(x.shape[1] - width + 1)]).T
 
 
+def filter1d_narrow_flops(y: Shape, x: Shape, f: Shape) -> tuple[int, ...]:
+    return (2 * y.size * math.prod(f.dims[:2]),) * 3
+
+
 FILTER1D_NARROW = define("filter1d_narrow", shape=filter1d_narrow_shape, params="xx", forward=filter1d_narrow_forward,
+    flops=filter1d_narrow_flops,
     backward=(filter1d_narrow_d0, filter1d_narrow_d1), reference=filter1d_narrow_reference,
     cases=(Case(((3, 6), (3, 2, 4))), Case(((1, 1), (1, 1))), Case((((3, 6), 2), (3, 3, 2))),
            Case(((3, 6), ((3, 2), 2))), Case((((2, 4), 2), ((2, 3, 2), 2)))))  # fmt: skip

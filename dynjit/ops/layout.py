@@ -13,7 +13,7 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
-from dynjit.op import NEVER, Case, define, native
+from dynjit.op import NEVER, Case, define, moving, native
 from dynjit.shape import MAX_RANK, Result, Shape
 
 # ---- pick ------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def pick_reference(x: np.ndarray, index: int, axis: int) -> np.ndarray:
 
 
 PICK = define("pick", shape=pick_shape, params="xdi", forward=pick_forward, backward=(pick_d0,),
-    reference=pick_reference,
+    flops=moving, reference=pick_reference,
     cases=(Case(((5,),), arguments=(2, 0)), Case(((1,),), arguments=(0, 0)), Case((((3, 4), 2),), arguments=(3, 1)),
            Case(((2, 3, 4),), arguments=(1, 1))))  # fmt: skip
 
@@ -75,7 +75,7 @@ def pick_batch_shape(x: Shape, axis: int, count: int) -> Result:
 
 
 PICK_BATCH = define("pick_batch", shape=pick_batch_shape, params="xDi", forward=pick_forward, backward=(pick_d0,),
-    reference=pick_reference,
+    flops=moving, reference=pick_reference,
     cases=(Case((((5,), 3),), arguments=((2, 0, 4), 0)), Case(((1,),), arguments=((0,), 0)),
            Case((((3, 4), 2),), arguments=((3, 1), 1)), Case(((3, 4),), arguments=((2, 2, 0, 1), 0))))  # fmt: skip
 
@@ -123,7 +123,7 @@ def pick_range_d0(g, x0, y, item, item0, batch, i0, i1, i2, i3, ids):
 
 
 PICK_RANGE = define("pick_range", shape=pick_range_shape, params="xdei", forward=pick_range_forward,
-    backward=(pick_range_d0,),
+    flops=moving, backward=(pick_range_d0,),
     reference=lambda x, start, end, axis: np.take(x, range(start, end), axis),
     cases=(Case(((5,),), arguments=(1, 4, 0)), Case(((1,),), arguments=(0, 1, 0)),
            Case((((3, 4), 2),), arguments=(1, 3, 0)), Case((((3, 4), 2),), arguments=(2, 4, 1)),
@@ -187,7 +187,7 @@ def pick_batch_elem_d0_cuda(g, x0, y, item, batch, i0, i1, ids, thread, threads)
 
 
 PICK_BATCH_ELEM = define("pick_batch_elem", shape=pick_batch_elem_shape, params="xd",
-    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
+    flops=moving, forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
     forward_cuda=pick_batch_elem_forward_cuda, backward_cuda=(pick_batch_elem_d0_cuda,),
     reference=lambda x, index: x if index == 0 and x.ndim < 3 else x[..., index],
     cases=(Case((((3, 4), 3),), arguments=(2,)), Case(((1,),), arguments=(0,))))  # fmt: skip
@@ -203,7 +203,7 @@ def pick_batch_elem(x: Any, v: int) -> Any:
 
 
 PICK_BATCH_ELEMS = define("pick_batch_elems", shape=pick_batch_elem_shape, params="xD",
-    forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
+    flops=moving, forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
     forward_cuda=pick_batch_elem_forward_cuda, backward_cuda=(pick_batch_elem_d0_cuda,),
     reference=lambda x, index: x if isinstance(index, int) else x[..., index[0]],
     cases=(Case((((3, 4), 3),), arguments=((0, 1, 2, 0),)), Case((((3,), 2),), arguments=((1,),)),
@@ -295,7 +295,7 @@ def concatenate_d_cuda(g, y, arg, a, k, j, ints, item, batch, thread, threads):
 
 
 CONCATENATE = define("concatenate", shape=concatenate_shape, params="Xi", forward=concatenate_forward,
-    backward=(concatenate_d,), forward_cuda=concatenate_forward_cuda, backward_cuda=(concatenate_d_cuda,),
+    flops=moving, backward=(concatenate_d,), forward_cuda=concatenate_forward_cuda, backward_cuda=(concatenate_d_cuda,),
     reference=concatenate_reference,
     cases=(Case(((5,), (1,), (2,)), arguments=(0,)), Case(((1,),), arguments=(0,)),
            Case((((3, 4), 2), (2, 4), ((1, 4), 2)), arguments=(0,)), Case((((3, 4), 2), (3,)), arguments=(1,)),
@@ -315,7 +315,7 @@ def concatenate(xs: Sequence[Any], d: int = 0) -> Any:
 
 
 CONCATENATE_COLS = define("concatenate_cols", shape=concatenate_shape, params="X", forward=concatenate_forward,
-    backward=(concatenate_d,), forward_cuda=concatenate_forward_cuda, backward_cuda=(concatenate_d_cuda,),
+    flops=moving, backward=(concatenate_d,), forward_cuda=concatenate_forward_cuda, backward_cuda=(concatenate_d_cuda,),
     reference=concatenate_reference,
     cases=(Case(((3,), (3,))), Case(((1,),)), Case((((3, 2), 2), (3,)))))  # fmt: skip
 
@@ -372,7 +372,7 @@ def concatenate_to_batch_d_cuda(g, y, arg, a, j, ints, thread, threads):
 
 
 CONCATENATE_TO_BATCH = define("concatenate_to_batch", shape=concatenate_to_batch_shape, params="X",
-    forward=concatenate_to_batch_forward, backward=(concatenate_to_batch_d,),
+    flops=moving, forward=concatenate_to_batch_forward, backward=(concatenate_to_batch_d,),
     forward_cuda=concatenate_to_batch_forward_cuda, backward_cuda=(concatenate_to_batch_d_cuda,),
     group=NEVER,  # a group's operands lie end to end each, their joins do not
     whole_batch=True, reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
@@ -402,7 +402,7 @@ def reshape_shape(x: Shape, dims: tuple[int, ...], batch: int) -> Shape:
 
 
 RESHAPE = define("reshape", shape=reshape_shape, params="xIi", view=True,
-    reference=lambda x, dims, batch: x.reshape(-1, order="F"),
+    flops=moving, reference=lambda x, dims, batch: x.reshape(-1, order="F"),
     cases=(Case(((6,),), arguments=((3, 2), 1)), Case(((1,),), arguments=((1,), 1)),
            Case((((3, 4), 2),), arguments=((4, 3), 2)), Case((((3, 4), 2),), arguments=((12,), 1))))  # fmt: skip
 
@@ -501,7 +501,7 @@ def transpose_shape(x: Shape, axes: tuple[int, ...]) -> Result:
 
 
 TRANSPOSE = define("transpose", shape=transpose_shape, params="xI", forward=strided_forward, backward=(strided_d0,),
-    forward_cuda=strided_forward_cuda, backward_cuda=(strided_d0_cuda,),
+    flops=moving, forward_cuda=strided_forward_cuda, backward_cuda=(strided_d0_cuda,),
     reference=lambda x, axes: x.reshape(x.shape + (1,) * (len(axes) - x.ndim)).transpose(axes),
     cases=(Case(((5,),), arguments=((1, 0),)), Case(((1,),), arguments=((0,),)),
            Case((((3, 4), 2),), arguments=((1, 0),)), Case((((2, 3, 4), 2),), arguments=((2, 0, 1),)),
@@ -552,7 +552,7 @@ def strided_select_reference(
 
 
 STRIDED_SELECT = define("strided_select", shape=strided_select_shape, params="xIII",
-    forward=strided_forward, backward=(strided_d0,), reference=strided_select_reference,
+    flops=moving, forward=strided_forward, backward=(strided_d0,), reference=strided_select_reference,
     forward_cuda=strided_forward_cuda, backward_cuda=(strided_d0_cuda,),
     cases=(Case(((7,),), arguments=((2,), (1,), (6,))), Case(((1,),), arguments=((1,), (0,), (END,))),
            Case((((3, 4), 2),), arguments=((2, 1), (0, 1), (3, 3))),

@@ -10,9 +10,10 @@ import numpy as np
 from dynjit import errors, op
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
-from dynjit.op import SHARED, Case, define, native
+from dynjit.legacy import check_device
+from dynjit.op import SHARED, Case, define, moving, native
 from dynjit.scalars import ONE
-from dynjit.shape import MAX_RANK, Result, Shape, dims_of
+from dynjit.shape import MAX_RANK, Result, Shape, as_batch, as_integer, as_integers, as_number, dims_of, kind_of
 
 
 def given_shape(dims: tuple[int, ...], batch: int) -> Shape:
@@ -88,13 +89,13 @@ def lookup_reference(table: np.ndarray, index: int) -> np.ndarray:
 # the cases' tables leave room behind them, where the gradients of a real table have the rows' marks
 LOOKUP = define(
     "lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    forward_cuda=lookup_forward_cuda, backward_cuda=(lookup_d0_cuda,),
+    flops=moving, forward_cuda=lookup_forward_cuda, backward_cuda=(lookup_d0_cuda,),
     reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=(2,)), Case(((1, 1),), arguments=(0,)), Case(((2, 2, 3),), arguments=(1,))),
 )  # fmt: skip
 LOOKUP_BATCH = define(
     "lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    forward_cuda=lookup_forward_cuda, backward_cuda=(lookup_d0_cuda,),
+    flops=moving, forward_cuda=lookup_forward_cuda, backward_cuda=(lookup_d0_cuda,),
     reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=([2, 0, 2],)), Case(((1, 1),), arguments=([0, 0],))),
 )  # fmt: skip
@@ -104,11 +105,14 @@ LOOKUP_BATCH = define(
 
 
 def as_numbers(operator: str, values: Any) -> np.ndarray:
-    """A float array; TypeError for what is none."""
+    """An array of numbers; TypeError for what is none: words, None, complex numbers, lists of unequal length."""
     try:
-        return np.asarray(values, np.float64 if isinstance(values, (list, tuple)) else None)
+        array = np.asarray(values)
     except (TypeError, ValueError):
-        raise TypeError(errors.located(f"{operator}: needs numbers, got {type(values).__name__}")) from None
+        array = None
+    if array is None or array.dtype.kind not in "biuf":
+        raise TypeError(errors.located(f"{operator}: needs numbers, got {kind_of(values)}"))
+    return array
 
 
 def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr: bool = False) -> Any:
@@ -117,12 +121,13 @@ def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr
     batched: the last axis is the mini-batch.  A list of arrays is a mini-batch of them.
     Raises TypeError for what is no array, ValueError for an empty one, and for more than 7 axes.
     """
+    check_device("inputTensor", device)
     if isinstance(arr, list) and arr and all(isinstance(item, np.ndarray) for item in arr):
         arr, batched = np.stack(arr, axis=-1), True
     if not isinstance(arr, (list, np.ndarray)):
         raise TypeError(errors.located(f"inputTensor: needs an array or a list of numbers, got {type(arr).__name__}"))
     array = as_numbers("inputTensor", arr)
-    if array.ndim == 0 or array.size == 0 or array.ndim - batched > MAX_RANK:
+    if array.ndim == 0 or array.size == 0 or array.ndim - bool(batched) > MAX_RANK:
         raise ValueError(
             errors.located(f"inputTensor: needs 1 to {MAX_RANK} axes and one element or more, got shape {array.shape}")
         )
@@ -135,6 +140,7 @@ def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr
 @native(INPUT, "v")
 def inputVector(v: Sequence[float], device: str = "") -> Any:
     """A constant vector with the values of a list of numbers.  Raises ValueError for an empty list."""
+    check_device("inputVector", device)
     array = as_numbers("inputVector", v)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(errors.located(f"inputVector: needs a list of one number or more, got shape {array.shape}"))
@@ -143,13 +149,15 @@ def inputVector(v: Sequence[float], device: str = "") -> Any:
 
 def vecInput(dim: int, device: str = "") -> Any:
     """A vector of zeros; `.set(values)` fills it."""
+    check_device("vecInput", device)
     return zeros(dim)
 
 
 @native(INPUT, "f")
 def scalarInput(s: float, device: str = "") -> Any:
     """A constant number, shape (1,); `.set(number)` changes it."""
-    return add_leaf(INPUT, Shape((1,)), float(s))
+    check_device("scalarInput", device)
+    return add_leaf(INPUT, Shape((1,)), as_number("scalarInput", s))
 
 
 def inputMatrix(v: Sequence[float], d: tuple[int, ...]) -> Any:
@@ -160,8 +168,9 @@ def inputMatrix(v: Sequence[float], d: tuple[int, ...]) -> Any:
 @native(INPUT, "vIi")
 def inputTensorTranspose(val: Sequence[float], dim: Any = None, batch_size: int = 1, device: str = "") -> Any:
     """A constant with dims `dim` from a flat list of its elements, first axis fastest, mini-batch slowest."""
-    array = as_numbers("inputTensorTranspose", val)
-    shape = Shape(dims_of("inputTensorTranspose", array.size if dim is None else dim), batch_size)
+    check_device("inputTensorTranspose", device)
+    array, batch = as_numbers("inputTensorTranspose", val), as_batch("inputTensorTranspose", batch_size)
+    shape = Shape(dims_of("inputTensorTranspose", array.size if dim is None else dim), batch)
     if array.ndim != 1:
         raise TypeError(errors.located(f"inputTensorTranspose: needs a flat list, got shape {array.shape}"))
     if array.size != shape.size:
@@ -175,9 +184,8 @@ def constant(dim: Any, val: float, batch_size: int = 1) -> Any:
 
     dim: int or tuple.  Raises TypeError or ValueError for other dims, ValueError for a mini-batch below 1.
     """
-    if batch_size < 1:
-        raise ValueError(errors.located(f"constant: needs a mini-batch of 1 or more, got {batch_size}"))
-    return add_leaf(INPUT, Shape(dims_of("constant", dim), int(batch_size)), float(val))
+    shape = Shape(dims_of("constant", dim), as_batch("constant", batch_size))
+    return add_leaf(INPUT, shape, as_number("constant", val))
 
 
 @native(INPUT, "Ii")
@@ -194,19 +202,25 @@ def ones(dim: Any, batch_size: int = 1) -> Any:
 # ---- rows of lookup tables, as DyNet names them ----------------------------------------------------------------------
 
 
-@native(LOOKUP)
+def table_of(operator: str, p: Any, update: bool) -> Any:
+    """A lookup table as an operand; TypeError for all else, whose gradients have no marks of rows behind them."""
+    if not getattr(p, "is_table", False):
+        raise TypeError(errors.located(f"{operator}: needs a lookup table, got {kind_of(p)}"))
+    return p if update else p.constant()
+
+
 def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
     """Row `index` of a lookup table, as a tensor of the row's shape.
 
-    update: whether the row gets a gradient.  Raises IndexError for a row that is not there.
+    update: whether the row gets a gradient.
+    Raises TypeError for what is no table, IndexError for a row that is not there.
     """
-    return LOOKUP(p if update else p.constant(), index)
+    return LOOKUP(table_of("lookup", p, update), index)
 
 
-@native(LOOKUP_BATCH)
 def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
     """Rows of a lookup table as a mini-batch; see `lookup`.  Raises ValueError for an empty list."""
-    return LOOKUP_BATCH(p if update else p.constant(), indices)
+    return LOOKUP_BATCH(table_of("lookup_batch", p, update), indices)
 
 
 # ---- inputs that are mostly one number -------------------------------------------------------------------------------
@@ -217,16 +231,19 @@ def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> Any:
 
     Raises IndexError unless 0 <= idx < d, ValueError for an empty list.
     """
-    indices = list(idx) if isinstance(idx, (list, tuple, np.ndarray)) else [idx]
+    check_device("one_hot", device)
+    size = as_integer("one_hot", d)
+    is_list = isinstance(idx, (list, tuple)) or (isinstance(idx, np.ndarray) and idx.ndim > 0)
+    indices = as_integers("one_hot", idx if is_list else [idx])
     if not indices:
         raise ValueError(errors.located("one_hot: needs one index or more, got none"))
     for index in indices:
-        if not 0 <= index < d:
-            raise IndexError(errors.located(f"one_hot: needs indices from 0 to {d - 1}, got {index}"))
-    values = [0.0] * (d * len(indices))
+        if not 0 <= index < size:
+            raise IndexError(errors.located(f"one_hot: needs indices from 0 to {size - 1}, got {index}"))
+    values = [0.0] * (size * len(indices))
     for item, index in enumerate(indices):
-        values[item * d + index] = 1.0
-    return inputTensorTranspose(values, d, len(indices))
+        values[item * size + index] = 1.0
+    return inputTensorTranspose(values, size, len(indices))
 
 
 def sparse_inputTensor(
@@ -239,7 +256,12 @@ def sparse_inputTensor(
     Raises TypeError unless `values` is flat, ValueError unless each axis has a list of as many indices, IndexError for
     an index that is out of range.
     """
+    check_device("sparse_inputTensor", device)
     numbers, dims = as_numbers("sparse_inputTensor", values), dims_of("sparse_inputTensor", shape)
+    rest = as_number("sparse_inputTensor", defval)
+    if not isinstance(idxs, (list, tuple, np.ndarray)):
+        raise TypeError(errors.located(f"sparse_inputTensor: needs a list of indices per axis, got {kind_of(idxs)}"))
+    idxs = [as_integers("sparse_inputTensor", indices) for indices in idxs]
     if numbers.ndim != 1:
         raise TypeError(errors.located(f"sparse_inputTensor: needs a flat list of values, got shape {numbers.shape}"))
     if len(idxs) != len(dims) or any(len(indices) != numbers.size for indices in idxs):
@@ -253,6 +275,6 @@ def sparse_inputTensor(
                 raise IndexError(errors.located(f"sparse_inputTensor: needs indices from 0 to {size - 1}, got {index}"))
         places += step * np.asarray(indices, np.int64)
         step *= size
-    made = constant(dims[:-1] or (1,), defval, dims[-1]) if batched else constant(dims, defval)
+    made = constant(dims[:-1] or (1,), rest, dims[-1]) if batched else constant(dims, rest)
     made.window()[places] = numbers
     return made

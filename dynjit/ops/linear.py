@@ -55,6 +55,10 @@ def product_d1(v, g, x0, x1, y, n, rows, cols, item, batch, n0, n1, item0, item1
         gemm_tn(w, g[y + b * item : y + (b + 1) * item], dx, rows1, cols, rows, 1)
 
 
+def product_flops(y: Shape, w: Shape, x: Shape) -> tuple[int, ...]:
+    return (2 * y.size * w.cols,) * 3
+
+
 @kernel
 def product_forward_cuda(v, x0, x1, y, rows, cols, item, batch, rows1, batch0, step0, step1, left, right, part, parts):
     columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
@@ -101,6 +105,7 @@ PRODUCT = define(
     "product",
     shape=product_shape,
     params="xx",
+    flops=product_flops,
     forward=product_forward,
     backward=(product_d0, product_d1),
     forward_cuda=product_forward_cuda,
@@ -201,6 +206,11 @@ def affine_transform_reference(b, *pairs):
     return total[:, 0] if total.shape[1] == 1 else total
 
 
+def affine_transform_flops(y: Shape, b: Shape, *pairs: Shape) -> tuple[int, ...]:
+    products = [2 * y.size * w.cols for w in pairs[::2]]
+    return sum(products), y.size, *(flops for flops in products for _ in ("w", "x"))
+
+
 @kernel
 def affine_transform_forward_cuda(v, y, arg, a, k, ints, rows, cols, batch, item, item0, left, right, part, parts):
     merged = True  # one matrix for all columns, of each pair
@@ -253,6 +263,7 @@ AFFINE_TRANSFORM = define(
     "affine_transform",
     shape=affine_transform_shape,
     params="X",
+    flops=affine_transform_flops,
     forward=affine_transform_forward,
     backward=(affine_transform_d,),
     forward_cuda=affine_transform_forward_cuda,
@@ -331,6 +342,11 @@ def add_product_d2(v, g, x1, x2, y, rows, cols, item, batch, item1, rows2, batch
         gemm_tn(w, dy, dx, rows2, columns, rows, 1)
 
 
+def add_product_flops(y: Shape, p: Shape, w: Shape, x: Shape) -> tuple[int, ...]:
+    product = 2 * y.size * w.cols
+    return product, y.size, product, product
+
+
 @kernel
 def add_product_forward_cuda(
     v, x0, x1, x2, y, rows, cols, item, batch, rows2, batch1, step0, step1, step2, left, right, part, parts
@@ -399,6 +415,7 @@ ADD_PRODUCT = define(
     "add_product",
     shape=add_product_shape,
     params="xxx",
+    flops=add_product_flops,
     forward=add_product_forward,
     backward=(add_product_d0, add_product_d1, add_product_d2),
     forward_cuda=add_product_forward_cuda,
@@ -458,7 +475,13 @@ def contract3d_1d_d1(v, g, x0, x1, y, item, item0, item1, batch, step0, step1):
         gemm_tn(x, g[y + b * item : y + (b + 1) * item], dz, item1, 1, item, 1)
 
 
+def contract3d_1d_flops(z: Shape, x: Shape, y: Shape, *bias: Shape) -> tuple[int, ...]:
+    product = 2 * z.size * y.item
+    return product, product, product, *(z.size for _ in bias)
+
+
 CONTRACT3D_1D = define("contract3d_1d", shape=contract3d_1d_shape, params="xx", forward=contract3d_1d_forward,
+    flops=contract3d_1d_flops,
     backward=(contract3d_1d_d0, contract3d_1d_d1), group=(STACKED, STACKED), reference=lambda x, y: x @ y,
     cases=(Case(((2, 3, 4), (4,))), Case(((1, 1, 1), (1,))), Case((((2, 3, 4), 2), (4,))),
            Case(((2, 3, 4), ((4,), 2)))))  # fmt: skip
@@ -493,7 +516,7 @@ def contract3d_1d_bias_d2(g, x2, y, item, batch, step2):
 
 CONTRACT3D_1D_BIAS = define("contract3d_1d_bias", shape=contract3d_1d_shape, params="xxx",
     forward=contract3d_1d_bias_forward, backward=(contract3d_1d_d0, contract3d_1d_d1, contract3d_1d_bias_d2),
-    group=(STACKED, STACKED, STACKED), reference=lambda x, y, b: x @ y + b,
+    group=(STACKED, STACKED, STACKED), flops=contract3d_1d_flops, reference=lambda x, y, b: x @ y + b,
     cases=(Case(((2, 3, 4), (4,), (2, 3))), Case(((1, 1, 1), (1,), (1, 1))), Case((((2, 3, 4), 2), (4,), (2, 3))),
            Case(((2, 3, 4), ((4,), 2), ((2, 3), 2)))))  # fmt: skip
 
@@ -580,9 +603,14 @@ def circ_conv_d1(v, g, x0, x1, y, item, batch, step0, step1):
         add_correlation(u, g[y + b * item : y + (b + 1) * item], dx)
 
 
+def circular_flops(y: Shape, u: Shape, x: Shape) -> tuple[int, ...]:
+    return (2 * y.size * y.item,) * 3
+
+
 CIRCULAR = (Case(((5,), (5,))), Case(((1,), (1,))), Case((((4,), 2), (4,))), Case(((4,), ((4,), 2))))
 
 CIRC_CONV = define("circ_conv", shape=circular_shape, params="xx", forward=circ_conv_forward,
+    flops=circular_flops,
     backward=(circ_conv_d0, circ_conv_d1), group=(STACKED, STACKED), cases=CIRCULAR,
     reference=lambda u, x: np.array([sum(u[j] * x[i - j] for j in range(len(u))) for i in range(len(u))]))  # fmt: skip
 
@@ -620,6 +648,7 @@ def circ_corr_d1(v, g, x0, x1, y, item, batch, step0, step1):
 
 
 CIRC_CORR = define("circ_corr", shape=circular_shape, params="xx", forward=circ_corr_forward,
+    flops=circular_flops,
     backward=(circ_corr_d0, circ_corr_d1), group=(STACKED, STACKED), cases=CIRCULAR,
     reference=lambda u, x: np.array([(u * np.roll(x, -i)).sum() for i in range(len(u))]))  # fmt: skip
 
@@ -698,7 +727,12 @@ def inverse_d0(v, g, x0, y, s, rows, item, batch):  # dX -= Y' dY Y'
 
 SQUARE = (Case(((4, 4),), 1, 3), Case(((1, 1),), 1, 2), Case((((2, 2), 3),), 1, 4))
 
-INVERSE = define("inverse", shape=inverse_shape, forward=inverse_forward, backward=(inverse_d0,),
+
+def inverse_flops(y: Shape, x: Shape) -> tuple[int, ...]:
+    return (4 * x.size * x.cols,) * 2
+
+
+INVERSE = define("inverse", shape=inverse_shape, forward=inverse_forward, backward=(inverse_d0,), flops=inverse_flops,
     reference=np.linalg.inv, cases=SQUARE)  # fmt: skip
 
 
@@ -737,7 +771,11 @@ def logdet_d0(v, g, x0, y, s, rows0, item0, batch):  # dX += dy (inverse of X)'
                 dx[c * rows0 + r] += g[y + b] * inverse[r * rows0 + c]
 
 
-LOGDET = define("logdet", shape=logdet_shape, forward=logdet_forward, backward=(logdet_d0,),
+def logdet_flops(y: Shape, x: Shape) -> tuple[int, ...]:
+    return 4 * x.size * x.cols, x.size
+
+
+LOGDET = define("logdet", shape=logdet_shape, forward=logdet_forward, backward=(logdet_d0,), flops=logdet_flops,
     reference=lambda x: np.array([np.log(np.linalg.det(x))]),  # the cases' determinants are positive
     cases=(Case(((5, 5),), 1, 3), Case(((3, 3),), 1, 3), Case(((1, 1),), 1, 2),
            Case((((1, 1), 3),), 1, 4)))  # fmt: skip

@@ -12,7 +12,7 @@ from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.op import MARGIN, Case, Range, define, native
 from dynjit.scalars import ONE, ZERO, exp, log, log_sum_exp
-from dynjit.shape import Result, Shape
+from dynjit.shape import Result, Shape, as_number
 
 # ---- pickneglogsoftmax -----------------------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ def pairwise_rank_loss(x: Any, y: Any, m: float = 1.0) -> Any:
 
     x, y: (1,) or (1, n) x batch, mini-batches equal or 1.  Raises ShapeError for other shapes.
     """
-    return PAIRWISE_RANK_LOSS(x, y, float(m))
+    return PAIRWISE_RANK_LOSS(x, y, as_number("pairwise_rank_loss", m))
 
 
 # ---- poisson_loss ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dynjit.jit import kernel
 from dynjit.op import Case, define, native
 from dynjit.ops import binary, layout, linear, noise  # functions to compose, no kernels
 from dynjit.scalars import ONE, logistic, tanh
-from dynjit.shape import Result, Shape
+from dynjit.shape import Result, Shape, as_number
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def lstm_c(p: Any, c: Any, forget_bias: float = 1.0) -> Any:
     p: (4h,), quarters i, f, o, g;  c: (h,), the cell before;  mini-batches equal or 1.
     Raises ShapeError unless the shapes fit.
     """
-    return LSTM_C(p, c, float(forget_bias))
+    return LSTM_C(p, c, forget_bias)
 
 
 # ---- lstm_h ----------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def lstm_activation(p: Any, forget_bias: float = 1.0) -> Any:
 
     p: (4h,) x batch, quarters i, f, o, g; the result: the same shape.  Raises ShapeError for other shapes.
     """
-    return LSTM_ACTIVATION(p, float(forget_bias))
+    return LSTM_ACTIVATION(p, forget_bias)
 
 
 # ---- vanilla_lstm_c --------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def vanilla_lstm_gates(x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoi
     weightnoise_std: standard deviation of normal noise on Wx, Wh and b, new in each call.
     Raises ShapeError unless the shapes fit, ValueError for a negative deviation.
     """
-    if weightnoise_std:
+    if as_number("vanilla_lstm_gates", weightnoise_std):
         Wx, Wh, b = (noise.noise(weight, weightnoise_std) for weight in (Wx, Wh, b))
     return lstm_activation(linear.affine_transform([b, Wx, x_t, Wh, h_tm1]))
 

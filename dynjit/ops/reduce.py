@@ -422,11 +422,21 @@ def axes_of(operator: str, x: Shape, axes: Sequence[int], over_batch: int) -> Se
     return axes
 
 
-def at_least(operator: str, name: str, number: int, least: int) -> int:
-    """The number, checked."""
-    if number < least:
-        raise ValueError(errors.located(f"{operator}: needs {name} of {least} or more, got {number}"))
-    return number
+MOST_ORDER = 1000  # the kernel multiplies so often; a float32 is 0, 1 or infinite long before
+
+
+def order_of(operator: str, order: int) -> int:
+    """The order of a moment, checked."""
+    if not 1 <= order <= MOST_ORDER:
+        raise ValueError(errors.located(f"{operator}: needs r from 1 to {MOST_ORDER}, got {order}"))
+    return order
+
+
+def divisor_of(operator: str, divisor: int) -> int:
+    """What a sum is divided by, checked; 0: the number of summands."""
+    if divisor < 0:
+        raise ValueError(errors.located(f"{operator}: needs n of 0 or more, got {divisor}"))
+    return divisor
 
 
 def sum_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, _: int) -> Result:
@@ -434,22 +444,21 @@ def sum_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, _: int) -> R
 
 
 def mean_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, divisor: int) -> Result:
-    at_least("mean_dim", "n", divisor, 0)
+    divisor = divisor_of("mean_dim", divisor)
     return reduced(x, axes_of("mean_dim", x, axes, over_batch), bool(over_batch), divisor)
 
 
 def moment_dim_shape(x: Shape, axes: tuple[int, ...], order: int, over_batch: int, divisor: int) -> Result:
-    at_least("moment_dim", "n", divisor, 0)
-    at_least("moment_dim", "r", order, 1)
+    divisor, order = divisor_of("moment_dim", divisor), order_of("moment_dim", order)
     return reduced(x, axes_of("moment_dim", x, axes, over_batch), bool(over_batch), divisor, order)
 
 
 def moment_elems_shape(x: Shape, order: int) -> Result:
-    return reduced(x, range(len(x.dims)), False, 0, at_least("moment_elems", "r", order, 1))
+    return reduced(x, range(len(x.dims)), False, 0, order_of("moment_elems", order))
 
 
 def moment_batches_shape(x: Shape, order: int) -> Result:
-    return reduced(x, (), True, 0, at_least("moment_batches", "r", order, 1))
+    return reduced(x, (), True, 0, order_of("moment_batches", order))
 
 
 def numpy_axes(axes: Sequence[int], over_batch: int) -> tuple[int, ...]:
@@ -509,7 +518,7 @@ def mean_dim(x: Any, d: Sequence[int], b: bool, n: int = 0) -> Any:
 def moment_dim(x: Any, d: Sequence[int], r: int, b: bool, n: int = 0) -> Any:
     """Mean of x^r over the axes `d`, and over the mini-batch if `b`; these axes are removed.
 
-    x: any shape x batch;  r: 1 or more;  n: if not 0, the sum is divided by n.
+    x: any shape x batch;  r: 1 to 1000;  n: if not 0, the sum is divided by n.
     Raises ShapeError for a missing or repeated axis, ValueError for other r or n, or nothing to average over.
     """
     return MOMENT_DIM(x, d, r, b, n)
@@ -519,7 +528,7 @@ def moment_dim(x: Any, d: Sequence[int], r: int, b: bool, n: int = 0) -> Any:
 def moment_elems(x: Any, r: int) -> Any:
     """Mean of x^r over all elements of each mini-batch item.
 
-    x: any shape x batch;  r: 1 or more; the result: (1,) x batch.  Raises ValueError for other r.
+    x: any shape x batch;  r: 1 to 1000; the result: (1,) x batch.  Raises ValueError for other r.
     """
     return MOMENT_ELEMS(x, r)
 
@@ -528,7 +537,7 @@ def moment_elems(x: Any, r: int) -> Any:
 def moment_batches(x: Any, r: int) -> Any:
     """Mean of x^r over the mini-batch, elementwise.
 
-    x: any shape x batch;  r: 1 or more; the result: the same dims, mini-batch 1.  Raises ValueError for other r.
+    x: any shape x batch;  r: 1 to 1000; the result: the same dims, mini-batch 1.  Raises ValueError for other r.
     """
     return MOMENT_BATCHES(x, r)
 
@@ -935,7 +944,7 @@ def argmax(x: Any, gradient_mode: str) -> Any:
     gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.
     Raises ShapeError unless x is a vector, ValueError for other modes.
     """
-    if gradient_mode not in ARGMAX:
+    if gradient_mode not in list(ARGMAX):  # a list: what is not hashable is unknown, too
         needs = " or ".join(ARGMAX)
         raise ValueError(errors.located(f"argmax: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
     return ARGMAX[gradient_mode](x)

@@ -12,7 +12,7 @@ from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
 from dynjit.op import Case, define, native
 from dynjit.scalars import HALF, INF, ONE, ZERO, exp, log_sum_exp, maximum
-from dynjit.shape import Result, Shape
+from dynjit.shape import Result, Shape, as_integers
 
 # ---- softmax ---------------------------------------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ def sparsemax_loss(x: Any, support: Sequence[int]) -> Any:
     Raises ShapeError unless x is a vector, ValueError for an empty support, IndexError for an index out of range.
     Source: Martins and Astudillo (2016), From softmax to sparsemax, section 3.
     """
-    return SPARSEMAX_LOSS(x, sorted(set(support)))
+    return SPARSEMAX_LOSS(x, sorted(set(as_integers("sparsemax_loss", support))))
 
 
 # ---- constrained_softmax ---------------------------------------------------------------------------------------------
