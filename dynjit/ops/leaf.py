@@ -26,7 +26,6 @@ LOOKUP_TABLE = define("lookup_table", shape=given_shape, params="Ii", leaf=True)
 INPUT = define("input", shape=given_shape, params="Ii", leaf=True)
 
 
-
 def add_leaf(operator: op.Operator, shape: Shape, values: np.ndarray | float) -> Any:
     """A node with its values in place."""
     return leaf_maker[0](operator, shape, values)
