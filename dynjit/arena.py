@@ -101,6 +101,7 @@ class Space:
         self.free_spans = list(range(self.parameter_end, self.single.size - self.span + 1, self.span))[::-1]
         self.parameter_top = 64
         self.free_parameters: list[tuple[int, int]] = []
+        self.executor: Any = None  # of a GPU, whose copy of the parameters may be newer
 
     @property
     def double(self) -> Buffers:
@@ -120,13 +121,29 @@ class Space:
         release(self.single.g, start, start + self.span)
         self.free_spans.append(start)
 
+    def values(self, start: int, count: int) -> np.ndarray:
+        """A window of the values of parameters, to be read and changed."""
+        if self.executor is not None:
+            self.executor.to_host(self.executor.values)
+        return self.single.v[start : start + count]
+
+    def gradients(self, start: int, count: int) -> np.ndarray:
+        """A window of the gradients of parameters, to be read and changed."""
+        if self.executor is not None:
+            self.executor.to_host(self.executor.gradients)
+        return self.single.g[start : start + count]
+
     def take_parameters(self, count: int) -> int:
         """Offset of `count` zeroed elements."""
+        if self.executor is not None:
+            self.executor.all_to_host()
         count = -(-count // 16) * 16
         fitting = [(size, start) for start, size in self.free_parameters if size >= count]
         if fitting:  # the smallest that fits, so that a model made again and again gets the same place
             size, start = min(fitting)
             self.free_parameters.remove((start, size))
+            for buffer in (self.single.v, self.single.g) if self.executor is not None else ():
+                buffer[start : start + count] = 0  # a GPU may have brought back what was there
             if size > count:
                 self.free_parameters.append((start + count, size - count))
             return start
@@ -137,8 +154,8 @@ class Space:
         return start
 
     def give_parameters(self, start: int, count: int) -> None:
-        for buffer in (self.single.v, self.single.g):
-            buffer[start : start + count] = 0
+        for window, buffer in ((self.values, self.single.v), (self.gradients, self.single.g)):
+            window(start, count)[:] = 0
             release(buffer, start, start + count)
         self.free_parameters.append((start, -(-count // 16) * 16))
 

@@ -65,7 +65,7 @@ class Averages:
         self.known = len(stored)
         self.count += 1
         share = 1 / self.count if self.is_cumulative else 1 - self.beta
-        addresses = space.single.v.ctypes.data, self.average.ctypes.data
+        addresses = space.values(0, space.parameter_top).ctypes.data, self.average.ctypes.data
         follow.call(*addresses, spans.ctypes.data, len(spans), share)
 
     def swap_in(self, stored: Sequence[Stored], save_weights: bool, bias_correction: bool) -> None:

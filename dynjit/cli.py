@@ -18,13 +18,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynjit import demo, jit, kernels
+from dynjit import cudakernels, demo, device, jit, kernels
+from dynjit.errors import NoCudaError
 
 MODULES = ("arena", "cpu", "dynet", "frontend", "plan", "sequence", "trainers")  # whose entries are compiled
 
 
-def units() -> dict[str, jit.Compiled]:
-    """All that can be compiled, by name: the entries of the core, then the operators' kernels."""
+def units(target: str = "cpu", capabilities: tuple[tuple[int, int], ...] = ()) -> dict[str, Any]:
+    """All that can be compiled, by name: the entries of the core, then the operators' kernels; or those for CUDA."""
+    if target == "cuda":
+        importlib.import_module("dynjit.dynet")
+        return dict(cudakernels.units(capabilities))
     for module in MODULES:
         importlib.import_module(f"dynjit.{module}")
     found = {unit.function.__name__: unit for unit in jit.entries}
@@ -32,13 +36,27 @@ def units() -> dict[str, jit.Compiled]:
     return found
 
 
-def compile_unit(name: str) -> tuple[str, bool]:
-    """Compiles one unit in a worker process; says whether it was cached already."""
-    unit = units()[name]
+def compile_unit(task: tuple[str, str, tuple[tuple[int, int], ...]]) -> tuple[str, bool]:
+    """Compiles one unit (name, and what `units` takes) in a worker process; says whether it was cached already."""
+    name, target, capabilities = task
+    unit = units(target, capabilities)[name]
     cached = unit.is_cached()
     if not cached:
-        assert unit.address
+        unit.prepare()
     return name, cached
+
+
+def capability(text: str) -> tuple[int, int]:
+    """A compute capability such as 8.0."""
+    found = re.fullmatch(r"(\d+)\.(\d)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"needs compute capabilities such as 8.0,9.0, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def capabilities_of(text: str) -> tuple[tuple[int, int], ...]:
+    """Compute capabilities separated by commas."""
+    return tuple(map(capability, text.split(",")))
 
 
 def size_of(folder: Path) -> tuple[int, int]:
@@ -68,10 +86,15 @@ def warmup(options: argparse.Namespace) -> int:
     if options.clear:
         print(f"removed {clear(folder)} files from {folder}")
         return 0
-    missing = [name for name, unit in units().items() if not unit.is_cached()]
-    total = len(units())
+    try:
+        found = units(options.target, options.cc)
+        missing = [name for name, unit in found.items() if not unit.is_cached()]
+    except NoCudaError as error:  # without the package nothing can be compiled for CUDA
+        print(error, file=sys.stderr)
+        return 2
+    total = len(found)
     if options.list:
-        for name in units():
+        for name in found:
             print(f"{'missing' if name in missing else 'cached '} {name}")
     if options.list or options.check:
         report(options, {"kernels": total, "missing": len(missing), "folder": str(folder)})
@@ -79,7 +102,7 @@ def warmup(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     jobs = min(options.jobs, len(missing))
     if jobs > 0:
-        compile_all(missing, jobs, hide=options.json)
+        compile_all([(name, options.target, options.cc) for name in missing], jobs, hide=options.json)
     files, nbytes = size_of(folder)
     report(options, {
         "kernels": total, "compiled": len(missing), "seconds": round(time.perf_counter() - started, 1),
@@ -88,11 +111,11 @@ def warmup(options: argparse.Namespace) -> int:
     return 0
 
 
-def compile_all(names: list[str], jobs: int, hide: bool) -> None:
+def compile_all(tasks: list[tuple[Any, ...]], jobs: int, hide: bool) -> None:
     """Compiles units in processes of their own; Ctrl-C ends them, and what is finished stays in the cache."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs) as pool, tqdm(total=len(names), unit="kernel", disable=hide) as bar:
-        for name, _ in pool.imap_unordered(compile_unit, names):
+    with context.Pool(jobs) as pool, tqdm(total=len(tasks), unit="kernel", disable=hide) as bar:
+        for name, _ in pool.imap_unordered(compile_unit, tasks):
             bar.set_postfix_str(name[:30])
             bar.update()
 
@@ -103,6 +126,11 @@ def report(options: argparse.Namespace, facts: dict[str, Any]) -> None:
         print(json.dumps(facts))
     else:
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def devices() -> list[str]:
+    """The GPUs that can be used, by number and name."""
+    return [f"GPU:{number} {device.Device(number).name}" for number in range(device.count())]
 
 
 def info(options: argparse.Namespace) -> int:
@@ -121,7 +149,8 @@ def info(options: argparse.Namespace) -> int:
         "numba": numba.__version__, "llvmlite": llvmlite.__version__,
         "system": platform.platform(), "cpu": llvmlite.binding.get_host_cpu_name(), "cores": os.cpu_count(),
         "products": "own kernels",
-        "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1), "devices": "CPU",
+        "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1),
+        "devices": ", ".join(["CPU", *devices()]),
     }  # fmt: skip
     if options.json:
         print(json.dumps(facts))
@@ -155,6 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo_parser = commands.add_parser("demo", help="train a Tree-LSTM on list expressions that it makes itself")
     demo.add_arguments(demo_parser)
     warmup_parser = commands.add_parser("warmup", help="fill the compile cache ahead of time")
+    warmup_parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu", help="what to compile for")
+    warmup_parser.add_argument("--cc", type=capabilities_of, default=((8, 0),), metavar="8.0,9.0",
+                               help="compute capabilities of the GPUs; none needs to be there")  # fmt: skip
     warmup_parser.add_argument("--check", action="store_true", help="compile nothing; exit 1 if something is missing")
     warmup_parser.add_argument("--list", action="store_true", help="list the kernels; compile nothing")
     warmup_parser.add_argument("--clear", action="store_true", help="remove what the cache holds")

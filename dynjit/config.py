@@ -37,7 +37,7 @@ def set(
 
 
 def set_gpu(flag: bool = True) -> None:
-    """Asks for a GPU; raises NoCudaError, since dynjit computes on the CPU."""
+    """Asks for a GPU; raises NoCudaError if there is none."""
     if flag:
         options.request_gpus("dynet_config.set_gpu()")
     stored["gpu"] = bool(flag)

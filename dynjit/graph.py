@@ -22,7 +22,7 @@ from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary
 from dynjit.recording import PLACE
 from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
-from dynjit.tensor import Tensor
+from dynjit.tensor import DeviceTensor, Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
 Native: Any = None
@@ -158,6 +158,8 @@ class ComputationGraph(NodesByNumber):
         """Takes plan and memory back to a mark; nodes that got their value since have none again."""
         for name, value in zip(MARKED, mark, strict=True):
             self.header[name] = value
+        if space.executor is not None:
+            space.executor.cut(self)
         values = self.nodes["value"][: int(self.header["node_count"])]
         values[values >= mark[-1]] = -1
 
@@ -213,18 +215,32 @@ class ComputationGraph(NodesByNumber):
         if recalculate:
             cpu.rerun.call(self.address)
         wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
+        mark: tuple[int, ...] = ()
+        if space.executor is not None:
+            mark, self.header["overwriting"] = self._mark(), 0  # a level may hold a result's reader and its successor
         if wanted:
             targets = np.array(wanted, np.int64)
             if engine.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
                 raise MemoryError(located("the graph has no room for its values"))
-        self._run()
+        self._run(mark)
 
-    def _run(self) -> None:
+    def _run(self, mark: tuple[int, ...] = ()) -> None:
+        """Runs the calls that have not run yet; `mark`: how things were before they were planned."""
         first = int(self.header["calls_done"])
-        while (code := engine.forward.call(self.address)) >= 0:
-            kernels.load_forward(code, kernels.NARROW)
+        if space.executor is not None:
+            self._run_on_device(mark or self._mark())
+        else:
+            while (code := engine.forward.call(self.address)) >= 0:
+                kernels.load_forward(code, kernels.NARROW)
         if self.check_validity:
             self._check_values(first)
+
+    def _run_on_device(self, mark: tuple[int, ...]) -> None:
+        try:
+            space.executor.forward(self, mark[-1])
+        except MemoryError:
+            self._return_to(mark)
+            raise
 
     def _check_values(self, first: int) -> None:
         """Raises RuntimeError if a call from the `first` on has computed NaN or infinity."""
@@ -232,6 +248,7 @@ class ComputationGraph(NodesByNumber):
             if call["signature"] != GATHER:
                 signature = op.SIGNATURES[call["signature"]]
                 start = int(call["y"])
+                self._fetch(0, start, int(signature["item"] * call["batch"]))
                 if not np.isfinite(space.single.v[start : start + int(signature["item"] * call["batch"])]).all():
                     name = op.operators[int(signature["op"])].name
                     raise RuntimeError(located(f"{name}: needs a finite result (check_validity), got NaN or infinity"))
@@ -248,6 +265,8 @@ class ComputationGraph(NodesByNumber):
             if array.size != shape.size or (array.ndim > 1 and array.shape != whole):
                 raise ShapeError("set", f"numbers of shape {shape}", array.shape)
             self.value(number)[:] = array.ravel(order="F")
+            if space.executor is not None:
+                space.executor.send(self, int(self.nodes[number]["value"]), shape.size)
         elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
             one = operator is leaf.LOOKUP
             indices = [as_integer(operator.name, value)] if one else as_integers(operator.name, value)
@@ -282,14 +301,36 @@ class ComputationGraph(NodesByNumber):
         if self.nodes[number]["flags"] & FROZEN and self.nodes[number]["arity"]:
             raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
-        engine.start_backward.call(self.address, number, int(full))
+        if space.executor is None:
+            engine.start_backward.call(self.address, number, int(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
-        self.run_backward()
+        if space.executor is None:
+            self.run_backward()
+        else:
+            space.executor.backward(self, number, full)
 
     def run_backward(self) -> None:
         """Runs the backward pass that `start_backward` has prepared."""
         while (code := engine.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.NARROW)
+
+    def _fetch(self, gradient: int, start: int, size: int) -> None:
+        """Brings values (or gradients) from the device, if there is one."""
+        executor = space.executor
+        if executor is not None:
+            executor.fetch(self, executor.gradients if gradient else executor.values, start, size)
+
+    def _forget_overwritten(self) -> bool:
+        """Drops all results if some have been overwritten, and overwrites none from now on; says whether it did."""
+        header = self.header
+        header["overwriting"] = 0
+        if not header["overwritten"]:
+            return False
+        header["overwritten"] = 0
+        nodes = self.nodes[: int(header["node_count"])]
+        nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
+        self._drop_plan()
+        return True
 
     def keep_results(self) -> None:
         """Computes all again, from now on with a place for each result: gradients of all nodes are then at hand.
@@ -297,13 +338,8 @@ class ComputationGraph(NodesByNumber):
         The gradients of parameters stay as they are.
         """
         header = self.header
-        header["overwriting"] = 0
-        if not header["overwritten"]:
+        if not self._forget_overwritten():
             return
-        header["overwritten"] = 0
-        nodes = self.nodes[: int(header["node_count"])]
-        nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
-        self._drop_plan()
         self.evaluate([self.backward_from])
         kept = space.single.g[: space.parameter_top].copy()
         engine.start_backward.call(self.address, self.backward_from, int(header["full"]))
@@ -314,13 +350,15 @@ class ComputationGraph(NodesByNumber):
 
     def value(self, number: int) -> np.ndarray:
         """A node's value, a window of the buffer in memory order."""
-        start = int(self.nodes[number]["value"])
-        return space.single.v[start : start + self.shape(number).size]
+        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        self._fetch(0, start, size)
+        return space.single.v[start : start + size]
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient after `backward`, a window of the buffer in memory order."""
-        start = int(self.nodes[number]["value"])
-        return space.single.g[start : start + self.shape(number).size]
+        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        self._fetch(1, start, size)
+        return space.single.g[start : start + size]
 
 
 class Engine(NamedTuple):
@@ -353,6 +391,16 @@ def use(graph: ComputationGraph) -> None:
     global current
     current = graph
     frontend.use(None if graph.immediate else graph.storage)  # compiled code records, but does not compute
+
+
+def use_executor(executor: Any) -> None:
+    """Lets an executor of gpu.py compute all graphs; None: the CPU.  Values and parameters move along."""
+    if space.executor is not None:
+        space.executor.save()
+    space.executor = executor
+    for graph in ComputationGraph.living.values():
+        if "storage" in vars(graph):
+            graph._forget_overwritten()
 
 
 def set_autobatch(value: int) -> None:
@@ -423,7 +471,7 @@ class Expression:
         graph.evaluate([number], recalculate)
 
     def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
-        if native_place is not None and not recalculate and not current.check_validity:
+        if native_place is not None and not recalculate and not current.check_validity and space.executor is None:
             place = native_place(self)
             if place >= 0:
                 start, shape = place // PLACE, shapes[place % PLACE]
@@ -447,13 +495,17 @@ class Expression:
     __array_ufunc__ = None  # numpy's numbers leave operators to the expression
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
-        """The value as a Tensor, which can be searched and sampled from."""
+        """The value as a Tensor, which can be searched and sampled from; on a GPU it stays there until it is read."""
+        if space.executor is not None:
+            graph, number = self._place()
+            graph.evaluate([number], recalculate)
+            return DeviceTensor(graph, number)
         window, shape = self._value(recalculate)
         return Tensor(natural(window, shape), shape.batch > 1)
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
-        if native_value is not None and not recalculate and not current.check_validity:
+        if native_value is not None and not recalculate and not current.check_validity and space.executor is None:
             found = native_value(self)
             if type(found) is not int:
                 return found

@@ -218,6 +218,10 @@ class Compiled:
             self.cfunc = cfunc
         return self.cfunc
 
+    def prepare(self) -> None:
+        """Compiles it, if the cache does not hold it."""
+        assert self.address
+
     @functools.cached_property
     def call(self) -> Callable:
         """The function for callers in Python; numbers only."""

@@ -96,7 +96,7 @@ class DeviceInfo:
         return f"DeviceInfo({self.name!r}, {self.id}, {self.type})"
 
 
-DEVICES = (DeviceInfo(b"CPU", 0, -1),)
+DEVICES = [DeviceInfo(b"CPU", 0, -1)]  # those that compute; a GPU is added when it is chosen
 
 
 def available_devices() -> list[bytes]:
@@ -105,9 +105,9 @@ def available_devices() -> list[bytes]:
 
 
 def check_device(operator: str, name: Any) -> None:
-    """Raises NoCudaError for the name of a GPU, RuntimeError for other names than "CPU" and ""."""
-    if not isinstance(name, (str, bytes)) or name not in ("", b"", "CPU", b"CPU"):
-        text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    """Raises NoCudaError for a GPU that does not compute, RuntimeError for what is no device's name; "" is right."""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    if not isinstance(name, (str, bytes)) or text not in ("", *(device.name.decode() for device in DEVICES)):
         error = NoCudaError if text.startswith("GPU:") else RuntimeError
         raise error(located(f"{operator}: Invalid device name: needs 'CPU', got {name!r}"))
 

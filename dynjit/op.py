@@ -21,7 +21,7 @@ from dynjit.shape import Result, Shape, number_of, shapes
 
 SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
-NO_CUDA = None
+DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
 FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
 SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, and the last:
@@ -38,6 +38,7 @@ SIGNATURE = np.dtype(
         ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
         ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
         ("alone", "i8"), ("takes", "i8"),  # whether no node groups with others; operands whose place fits the result
+        ("count", "i8"),  # of integer parameters
     ]
 )  # fmt: skip
 
@@ -100,6 +101,11 @@ class Operator:
     floats: tuple[Range, ...] = ()
     code: int = 0
 
+    def cuda_kernel(self, slot: int) -> Callable | None:
+        """The explicit CUDA form of a slot (0 forward, k + 1 the gradient of operand k); DERIVED if there is none."""
+        kernels = (self.forward_cuda, *self.backward_cuda)
+        return kernels[slot] if slot < len(kernels) else DERIVED
+
     @property
     def is_list(self) -> bool:
         return "X" in self.params
@@ -150,7 +156,7 @@ def define(
     params: str = "x",
     forward: Callable | None = None,
     backward: tuple[Callable | None, ...] = (),
-    forward_cuda: Callable | None = NO_CUDA,
+    forward_cuda: Callable | None = DERIVED,
     backward_cuda: tuple[Callable | None, ...] = (),
     group: tuple[str, ...] = (STACKED,),
     keeps_result: bool = True,
@@ -174,6 +180,7 @@ def define(
         raises ShapeError.
     floats: the ranges of the float parameters, where not any number will do.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
+    forward_cuda, backward_cuda: the forms for CUDA, of the same parameters and `thread, threads`; DERIVED: generated.
     keeps_result: whether a backward kernel reads the result.
     overwrites: operands whose place the result may take: element i depends on their element i only, and no backward
         kernel reads them.
@@ -267,6 +274,7 @@ def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[S
         shape.batch * per_item, UNBOUNDED if "r" in operator.params else result.bound,
         result.scratch * shape.batch, 0, stands_alone(operator, operands, shape),
         sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
+        len(ints),
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end
     by_key[key] = number

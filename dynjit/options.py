@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dynjit import graph, initializers, memory, parameters, profiling
+from dynjit import graph, initializers, legacy, memory, parameters, profiling, settings
 from dynjit.arena import space
 from dynjit.errors import NoCudaError
 
@@ -19,8 +19,7 @@ FLAGS = {  # any spelling that starts with it counts, as in DyNet; whether a val
     "mem": True, "seed": True, "autobatch": True, "profiling": True, "weight-decay": True, "devices": True,
     "gpu-ids": True, "gpus": True, "gpu": False, "viz": False,
 }  # fmt: skip
-NO_GPU = ("{}: dynjit has no GPU to compute on: it was started with a request for one, but computes on the CPU. "
-          "Leave the request out.")  # fmt: skip
+NO_GPU = "{}: {}. Without a GPU dynjit computes on the CPU: leave the request out."
 TWICE = "WARNING: Attempting to initialize dynet twice. Ignoring duplicate initialization."
 BELOW_ONE = math.nextafter(1, 0)
 is_initialised = [False]
@@ -56,9 +55,34 @@ def number(name: str, value: Any, low: float, high: float, kind: type = int) -> 
     return found
 
 
-def request_gpus(source: str) -> None:
-    """Raises NoCudaError."""
-    raise NoCudaError(NO_GPU.format(source))
+def request_gpus(source: str, number: int = 0) -> None:
+    """Lets a GPU compute from now on; raises NoCudaError, with what is missing, if that cannot be."""
+    from dynjit import device, gpu  # of no use without a GPU
+
+    try:
+        chosen = device.Device(number)
+    except NoCudaError as error:
+        raise NoCudaError(NO_GPU.format(source, error)) from None
+    present = space.executor
+    if present is None or present.device.number != number:
+        graph.use_executor(gpu.Executor(chosen))
+    legacy.DEVICES[1:] = [legacy.DeviceInfo(f"GPU:{number}", number, 0)]
+
+
+def use_device(name: str, source: str = "device") -> None:
+    """Computes from now on by "CPU", or by "GPU" or "GPU:" and a number, in capitals or not; "": as before.
+
+    Values, parameters and gradients stay what they are.
+    Raises NoCudaError if there is no such GPU, ValueError for other names.
+    """
+    kind, _, number = name.upper().partition(":")
+    if kind == "CPU" and not number:
+        graph.use_executor(None)
+        del legacy.DEVICES[1:]
+    elif kind in ("GPU", "CUDA") and (number.isdigit() or not number):
+        request_gpus(f"{source} {name}", int(number or 0))
+    elif name:
+        raise ValueError(f"{source}: needs CPU, GPU or GPU:0, got {name!r}")
 
 
 class DynetParams:
@@ -137,26 +161,28 @@ class DynetParams:
         self.shared_parameters = bool(shared_parameters)
 
     def set_requested_gpus(self, requested_gpus: int) -> None:
-        """0; raises NoCudaError for more."""
+        """Whether a GPU computes (1); raises NoCudaError if there is none."""
         if number("requested_gpus", requested_gpus, 0, 1 << 62) > 0:
             request_gpus(f"requested_gpus={requested_gpus}")
 
     def set_gpu_mask(self, gpu_mask: Sequence[int]) -> None:
-        """A list of 0, or of nothing; raises ValueError for what is not 0 or 1, NoCudaError for 1."""
+        """A 1 at the number of the GPU that computes; raises ValueError for others than 0 and 1, NoCudaError if it is
+        not there."""
         if any(entry not in (0, 1) for entry in gpu_mask):
             raise ValueError(f"gpu_mask: should only contain 0 and 1s, got {gpu_mask!r}")
         if any(gpu_mask):
-            request_gpus(f"gpu_mask={gpu_mask!r}")
+            request_gpus(f"gpu_mask={gpu_mask!r}", list(gpu_mask).index(1))
 
     def set_cpu_mode(self) -> None:
-        """Asks for the CPU, as always."""
+        """Computes on the CPU."""
+        use_device("CPU")
 
     def _set_devices(self, names: str) -> None:
         for name in names.split(","):
             if name.upper().startswith("GPU"):
-                request_gpus(f"--dynet-devices {names}")
-            if name != "CPU":
-                raise ValueError(f"devices: needs CPU, got {name!r}")
+                use_device(name, "--dynet-devices")
+            elif name != "CPU":
+                raise ValueError(f"devices: needs CPU or GPU:0, got {name!r}")
 
     # ---- making them count ----
 
@@ -179,8 +205,12 @@ class DynetParams:
         profiling.profile_process(self.profiling)
 
 
-def init(shared_parameters: bool | None = None) -> None:
-    """Reads the --dynet-* flags of sys.argv and makes them count; the second time only prints a warning."""
+def init(shared_parameters: bool | None = None, device: str = "") -> None:
+    """Reads the --dynet-* flags of sys.argv and makes them count; the second time only prints a warning.
+
+    device: "cpu", "gpu" or "gpu:0"; see `use_device`.
+    """
+    use_device(device)
     if is_initialised[0]:
         print(TWICE, file=sys.stderr)
         return
@@ -198,6 +228,7 @@ def init_from_params(params: DynetParams) -> None:
 
 def start() -> None:
     """What an import does: the flags of sys.argv count if there are any; `init` may still follow."""
+    use_device(settings.DEVICE, "DYNJIT_DEVICE")
     if any(argument.startswith("--dynet") for argument in getattr(sys, "argv", [])):
         params = DynetParams()
         params.from_args()

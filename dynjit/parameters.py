@@ -96,11 +96,11 @@ class Stored(NativeParameter):
 
     def values(self) -> np.ndarray:
         """Its values, a window of the buffer, in memory order."""
-        return self.window(space.single.v)
+        return space.values(self.start, self.count)
 
     def gradients(self) -> np.ndarray:
         """Its gradients, a window of the buffer, in memory order."""
-        return self.window(space.single.g)
+        return space.gradients(self.start, self.count)
 
     def zero(self) -> None:
         """Sets all values to 0."""
@@ -237,7 +237,7 @@ class LookupParameters(Stored):
 
     def marks(self) -> np.ndarray:
         """For each row, whether it was used since the last update (not 0)."""
-        return space.single.g[self.start + self.count : self.start + self.count + len(self)]
+        return space.gradients(self.start + self.count, len(self))
 
     def fill(self, block: textformat.Block) -> None:
         super().fill(block)

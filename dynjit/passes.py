@@ -25,7 +25,7 @@ def compiled_rule(step: Callable) -> Compiled:
 
     p: values; g: gradients; a, b, c: moments; numbers: (gradient scale, rule's own ...).
     """
-    module = step.__module__
+    module, own = step.__module__, step
     step = helper(step)
 
     def update(buffers, spans, count, sparse, numbers):  # type: ignore[no-untyped-def]
@@ -50,6 +50,7 @@ def compiled_rule(step: Callable) -> Compiled:
         set_floating_point_mode(mode)
 
     update.__name__ = update.__qualname__ = step.__name__ + "_update"
+    update.step = own  # type: ignore[attr-defined]  # for CUDA
     update.__module__ = module  # whose source, with all that it imports, the code is made from
     return add_entry(update, "void(int64, int64, int64, int64, int64)")
 

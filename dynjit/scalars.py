@@ -318,12 +318,37 @@ def maximum(typingctx, a, b):
 
     def codegen(context, builder, signature, args):
         kind = args[0].type
+        if "nvptx" in builder.module.triple:  # its compiler does not know llvm.maximum
+            first = builder.fcmp_unordered(">=", *args)  # true for NaN
+            is_number = builder.fcmp_ordered("ord", args[1], args[1])
+            return builder.select(builder.and_(first, is_number), *args)
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(kind, [kind] * 2), f"llvm.maximum.{'f32' if a == types.float32 else 'f64'}"
         )
         return builder.call(function, args, fastmath=("nsz",))
 
     return a(a, b) if a == b else None, codegen
+
+
+def rounding(name):
+    """An intrinsic that rounds a number to a whole one of its own type, as LLVM's function of that name does."""
+
+    def rounded(typingctx, x):
+        def codegen(context, builder, signature, args):
+            kind = args[0].type
+            suffix = "f32" if x == types.float32 else "f64"
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind, [kind]), f"llvm.{name}.{suffix}"
+            )
+            return builder.call(function, args)
+
+        return x(x), codegen
+
+    rounded.__name__ = rounded.__qualname__ = name
+    return intrinsic(rounded)
+
+
+floor, ceil = rounding("floor"), rounding("ceil")
 
 
 @helper

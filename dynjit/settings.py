@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 QUIET = bool(os.environ.get("DYNJIT_QUIET"))
+DEVICE = os.environ.get("DYNJIT_DEVICE", "")
 
 
 def threads() -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dynjit.arena import random_state
-from dynjit.errors import located
+from dynjit.arena import random_state, space
+from dynjit.errors import StaleExpressionError, located
 
 
 class Tensor:
@@ -74,3 +74,44 @@ class Tensor:
     def __repr__(self) -> str:
         kind = "int" if self.array.dtype.kind == "i" else "float"
         return f"Tensor:{kind} {self.array.shape}"
+
+
+class DeviceTensor(Tensor):
+    """The value of an expression on a GPU: read there by CuPy and PyTorch, with no copy, while it is there.
+
+    `cupy.asarray(t)` and `torch.as_tensor(t, device="cuda")` take the memory as it is; it belongs to the graph.
+    """
+
+    __slots__ = ("address", "graph", "number", "version")
+
+    def __init__(self, graph: Any, number: int) -> None:
+        self.graph, self.number, self.version = graph, number, graph.version()
+        self.address = space.executor.address(graph, int(graph.nodes[number]["value"]))
+        self.is_batched = graph.shape(number).batch > 1
+
+    def _check(self) -> None:
+        executor, start = space.executor, int(self.graph.nodes[self.number]["value"])
+        if (
+            executor is None or self.version != self.graph.version()
+            or executor.address(self.graph, start) != self.address
+        ):  # fmt: skip
+            raise StaleExpressionError(located("Tensor: needs a graph that is still on the GPU and was not renewed"))
+
+    @property
+    def array(self) -> Any:  # type: ignore[override]
+        """The value as a float64 array."""
+        self._check()
+        shape = self.graph.shape(self.number)
+        return self.graph.value(self.number).astype(np.float64).reshape(self._dims(shape), order="F")
+
+    @staticmethod
+    def _dims(shape: Any) -> tuple[int, ...]:
+        return (shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)) or (1,)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Where the value lies, for CuPy and PyTorch (version 3); StaleExpressionError if it is gone."""
+        self._check()
+        dims = self._dims(self.graph.shape(self.number))
+        strides = np.cumprod([4, *dims[:-1]]).tolist()
+        return {"shape": dims, "strides": tuple(strides), "typestr": "<f4", "data": (self.address, False), "version": 3}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dynjit import cudapasses
 from dynjit.arena import space
 from dynjit.averages import Averages, MovingAverage
 from dynjit.errors import GradientError, ModelFileError, located
@@ -46,12 +47,19 @@ class Trainer:
         self._allocate()
 
     def _allocate(self) -> None:
-        self.buffers = [reserve(space.parameter_end, np.float32, share=32) for _ in range(self.moments)]
+        self._buffers = [reserve(space.parameter_end, np.float32, share=32) for _ in range(self.moments)]
         unused = space.single.v
-        arrays = [space.single.v, space.single.g, *self.buffers, *[unused] * (3 - self.moments)]
+        arrays = [space.single.v, space.single.g, *self._buffers, *[unused] * (3 - self.moments)]
         self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
         self._known = -1
         self._spans = np.zeros(0, SPAN)
+
+    @property
+    def buffers(self) -> list[np.ndarray]:
+        """The moments, to be read and changed."""
+        for buffer in self._buffers if space.executor is not None else ():
+            space.executor.to_host(space.executor.moment(buffer))
+        return self._buffers
 
     # ---- the learning rate ----
 
@@ -102,6 +110,8 @@ class Trainer:
     def norm(self) -> float:
         """Global norm of the gradients, those of frozen parameters included (as in DyNet)."""
         spans = self.spans()
+        if space.executor is not None:
+            return math.sqrt(cudapasses.squared_norm(space.executor, spans, self.sparse))
         total = squared_norm.call(space.single.g.ctypes.data, spans.ctypes.data, len(spans), self.sparse)
         return math.sqrt(total) if total >= 0 else math.nan
 
@@ -146,11 +156,23 @@ class Trainer:
         self.updates_since_status += 1
         spans = self.spans()
         numbers = np.array((scale, *self.numbers()), np.float32)
-        self.rule.call(
-            self.addresses.ctypes.data, spans.ctypes.data, len(spans), self.sparse, numbers.ctypes.data
-        )  # fmt: skip
         decay = self.model.root.weight_decay
-        if decay > 0:
+        if space.executor is not None:
+            cudapasses.update(
+                space.executor,
+                self.rule.function.step,
+                self.by_columns,
+                self._buffers,
+                spans,
+                self.sparse,
+                numbers,
+                1 - decay,
+            )
+        else:
+            self.rule.call(
+                self.addresses.ctypes.data, spans.ctypes.data, len(spans), self.sparse, numbers.ctypes.data
+            )  # fmt: skip
+        if decay > 0 and space.executor is None:
             shrink.call(space.single.v.ctypes.data, spans.ctypes.data, len(spans), 1 - decay)
         if self.averages:
             self.averages.after_update(self.updates, self.model.stored, spans)
@@ -296,7 +318,7 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         state = {
             name: value for name, value in vars(self).items()
-            if name not in ("buffers", "addresses", "averages", "_spans", "_known")
+            if name not in ("_buffers", "addresses", "averages", "_spans", "_known")
         }  # fmt: skip
         state["average"] = dataclasses.asdict(self.averages) if self.averages else None
         stored = self.model.stored

@@ -36,7 +36,7 @@ def adagrad(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
     for i in range(p.size):
         d = scale * g[i]
         a[i] += d * d
-        p[i] -= rate * d / np.sqrt(a[i] + epsilon)
+        p[i] -= rate * d / math.sqrt(a[i] + epsilon)
 
 
 def adadelta(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
@@ -44,7 +44,7 @@ def adadelta(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
     for i in range(p.size):
         d = scale * g[i]
         a[i] = rho * a[i] + (ONE - rho) * d * d
-        change = -d * np.sqrt(b[i] + epsilon) / np.sqrt(a[i] + epsilon)
+        change = -d * math.sqrt(b[i] + epsilon) / math.sqrt(a[i] + epsilon)
         b[i] = rho * b[i] + (ONE - rho) * change * change
         p[i] += change
 
@@ -54,7 +54,7 @@ def rmsprop(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
     for i in range(p.size):
         d = scale * g[i]
         a[i] = rho * a[i] + (ONE - rho) * d * d
-        p[i] -= rate * d / np.sqrt(a[i] + epsilon)
+        p[i] -= rate * d / math.sqrt(a[i] + epsilon)
 
 
 def adam(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
@@ -63,7 +63,7 @@ def adam(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
         d = scale * g[i]
         a[i] = beta_1 * a[i] + (ONE - beta_1) * d
         b[i] = beta_2 * b[i] + (ONE - beta_2) * d * d
-        p[i] -= rate * a[i] / (np.sqrt(b[i]) + epsilon)
+        p[i] -= rate * a[i] / (math.sqrt(b[i]) + epsilon)
 
 
 def amsgrad(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
@@ -73,7 +73,7 @@ def amsgrad(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]
         a[i] = beta_1 * a[i] + (ONE - beta_1) * d
         b[i] = beta_2 * b[i] + (ONE - beta_2) * d * d
         c[i] = max(c[i], b[i])
-        p[i] -= rate * a[i] / (np.sqrt(c[i]) + epsilon)
+        p[i] -= rate * a[i] / (math.sqrt(c[i]) + epsilon)
 
 
 def exponentiated_gradient(p, g, a, b, c, numbers):  # type: ignore[no-untyped-def]

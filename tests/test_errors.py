@@ -177,7 +177,7 @@ def test_every_raise_has_a_test_of_its_text(name: str) -> None:
     path = ROOT / "dynjit" / f"{name}.py"
     if not path.exists():
         pytest.skip("there is no such file any more")
-    tests = "\n".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").glob("test_*.py")))
+    tests = "\n".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").rglob("test_*.py")))
     known = plain(tests)
     missing = []
     for line, parts in raised(path):

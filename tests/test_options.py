@@ -62,7 +62,7 @@ def test_all_flags() -> None:
         (["--dynet-weight-decay=1"], "weight_decay: needs a number from 0 to below 1, got '1'"),
         (["--dynet-weight-decay=-0.1"], "weight_decay: needs a number from 0 to below 1, got '-0.1'"),
         (["--dynet-weight-decay=nan"], "weight_decay: needs a number from 0 to below 1, got 'nan'"),
-        (["--dynet-devices", "CPU:0"], "devices: needs CPU, got 'CPU:0'"),
+        (["--dynet-devices", "CPU:0"], "devices: needs CPU or GPU:0, got 'CPU:0'"),
     ],
 )
 def test_bad_values(arguments, message) -> None:

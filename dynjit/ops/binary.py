@@ -112,6 +112,49 @@ def binary(
                             line(v[at0 : at0 + run0], v[at1 : at1 + run1], out)
                         i += run
 
+    def forward_cuda(v, x0, x1, y, item, batch, step0, step1, ints, thread, threads):  # type: ignore[no-untyped-def]
+        for e in range(thread, item * batch, threads):
+            at0, at1, rest = x0 + e // item * step0, x1 + e // item * step1, e % item
+            for k in range(0, 3 * AXES, 3):
+                c, rest = rest % ints[k], rest // ints[k]
+                at0 += c * ints[k + 1]
+                at1 += c * ints[k + 2]
+            v[y + e] = function(v[at0], v[at1])
+
+    def gradient_cuda(slope, own):  # type: ignore[no-untyped-def]
+        @scalar
+        def element(v, g, x0, x1, y, item, batch, step0, step1, ints, e, count, step):  # type: ignore[no-untyped-def]
+            """The gradient of element e of an operand with `count` elements per mini-batch item."""
+            first, behind = (e // count, e // count + 1) if step > 0 or batch == 1 else (0, batch)
+            total = ZERO
+            for b in range(first, behind):
+                for repeat in range(item // count):
+                    at0, at1, at, inner = x0 + b * step0, x1 + b * step1, y + b * item, 1
+                    kept, stretched = e % count, repeat
+                    for k in range(0, 3 * AXES, 3):
+                        if ints[k + own] > 0:
+                            c, kept = kept % ints[k], kept // ints[k]
+                        else:
+                            c, stretched = stretched % ints[k], stretched // ints[k]
+                        at0 += c * ints[k + 1]
+                        at1 += c * ints[k + 2]
+                        at += c * inner
+                        inner *= ints[k]
+                    total += g[at] * slope(v[at0], v[at1], v[at])
+            return total
+
+        return element
+
+    slope0_cuda, slope1_cuda = gradient_cuda(slope0, 1), gradient_cuda(slope1, 2)
+
+    def d0_cuda(v, g, x0, x1, y, item, batch, step0, step1, ints, item0, n0, thread, threads):  # type: ignore[no-untyped-def]
+        for e in range(thread, n0, threads):
+            g[x0 + e] += slope0_cuda(v, g, x0, x1, y, item, batch, step0, step1, ints, e, item0, step0)
+
+    def d1_cuda(v, g, x0, x1, y, item, batch, step0, step1, ints, item1, n1, thread, threads):  # type: ignore[no-untyped-def]
+        for e in range(thread, n1, threads):
+            g[x1 + e] += slope1_cuda(v, g, x0, x1, y, item, batch, step0, step1, ints, e, item1, step1)
+
     def gradient(slope, to0):  # type: ignore[no-untyped-def]
         @scalar
         def line_d(p, q, out, dz, to):  # type: ignore[no-untyped-def]
@@ -164,8 +207,8 @@ def binary(
         return reference(aligned(x, rank), aligned(y, rank))  # type: ignore[no-any-return]
 
     operator = define(name, shape=rule, params="xx", forward=forward, backward=(d0, d1),
-                      keeps_result=keeps_result, overwrites=overwrites, reference=stretching_reference,
-                      cases=cases)  # fmt: skip
+                      forward_cuda=forward_cuda, backward_cuda=(d0_cuda, d1_cuda), keeps_result=keeps_result,
+                      overwrites=overwrites, reference=stretching_reference, cases=cases)  # fmt: skip
 
     def public(x, y):  # type: ignore[no-untyped-def]
         return operator(x, y)
@@ -303,9 +346,22 @@ def summed(name: str, is_mean: bool, reference: Callable, doc: str) -> Callable[
             for i in range(run):
                 dx[i] += dy[i] / count if is_mean else dy[i]
 
+    def forward_cuda(v, y, arg, a, k, item, batch, thread, threads):  # type: ignore[no-untyped-def]
+        for e in range(thread, item * batch, threads):
+            total = ZERO
+            for p in range(k):
+                total += v[arg[a + p] + (e if arg[a + k + p] == batch else e % item)]
+            v[y + e] = total / type(total)(k) if is_mean else total
+
+    def d_cuda(g, y, arg, a, k, j, item, batch, thread, threads):  # type: ignore[no-untyped-def]
+        run = item * batch if arg[a + k + j] == batch else item
+        for i in range(thread, run, threads):
+            for e in range(y + i, y + item * batch, run):
+                g[arg[a + j] + i] += g[e] / type(g[e])(k) if is_mean else g[e]
+
     forward.__name__, d.__name__ = f"{name}_forward", f"{name}_d"
-    operator = define(name, shape=list_shape(name), params="X", forward=forward, backward=(d,), reference=reference,
-                      cases=LISTS)  # fmt: skip
+    operator = define(name, shape=list_shape(name), params="X", forward=forward, backward=(d,),
+                      forward_cuda=forward_cuda, backward_cuda=(d_cuda,), reference=reference, cases=LISTS)  # fmt: skip
     return public_list(operator, name, doc)
 
 
@@ -345,7 +401,27 @@ def emax_d(v, g, y, s, arg, a, k, j, item, batch):
                 dx[i] += dy[i]
 
 
+@kernel
+def emax_forward_cuda(v, y, s, arg, a, k, item, batch, thread, threads):
+    for e in range(thread, item * batch, threads):
+        for p in range(k):
+            x = v[arg[a + p] + (e if arg[a + k + p] == batch else e % item)]
+            if p == 0 or not x < v[y + e]:
+                v[y + e] = x
+                v[s + e] = p
+
+
+@kernel
+def emax_d_cuda(v, g, y, s, arg, a, k, j, item, batch, thread, threads):
+    run = item * batch if arg[a + k + j] == batch else item
+    for i in range(thread, run, threads):
+        for e in range(i, item * batch, run):
+            if v[s + e] == j:
+                g[arg[a + j] + i] += g[y + e]
+
+
 EMAX = define("emax", shape=emax_shape, params="X", forward=emax_forward, backward=(emax_d,),
+              forward_cuda=emax_forward_cuda, backward_cuda=(emax_d_cuda,),
               reference=lambda *xs: stacked(*xs).max(0), cases=LISTS)  # fmt: skip
 emax = public_list(EMAX, "emax", "Maximum of a list of expressions, elementwise; the last of equals gets the gradient.")
 
@@ -398,7 +474,28 @@ def logsumexp_reference(*operands: np.ndarray) -> np.ndarray:
     return np.logaddexp.reduce(stacked(*operands), axis=0)
 
 
+@kernel
+def logsumexp_forward_cuda(v, y, arg, a, k, item, batch, thread, threads):
+    for e in range(thread, item * batch, threads):
+        top, total = -INF, ZERO
+        for p in range(k):
+            top = maximum(top, v[arg[a + p] + (e if arg[a + k + p] == batch else e % item)])
+        for p in range(k):
+            total += exp(v[arg[a + p] + (e if arg[a + k + p] == batch else e % item)] - top)
+        v[y + e] = top + log(total) if top - top == ZERO else top
+
+
+@kernel
+def logsumexp_d_cuda(v, g, y, arg, a, k, j, item, batch, thread, threads):
+    run = item * batch if arg[a + k + j] == batch else item
+    for i in range(thread, run, threads):
+        x = v[arg[a + j] + i]
+        for e in range(y + i, y + item * batch, run):
+            g[arg[a + j] + i] += exp(x - v[e]) * g[e] if v[e] > -INF else ZERO
+
+
 LOGSUMEXP = define("logsumexp", shape=logsumexp_shape, params="X", forward=logsumexp_forward, backward=(logsumexp_d,),
+                   forward_cuda=logsumexp_forward_cuda, backward_cuda=(logsumexp_d_cuda,),
                    reference=logsumexp_reference, cases=LISTS)  # fmt: skip
 logsumexp = public_list(
     LOGSUMEXP, "logsumexp", "log(sum over the list of exp(x)), elementwise, in nats, without overflow or underflow."

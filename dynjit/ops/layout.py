@@ -12,7 +12,7 @@ import numpy as np
 
 from dynjit import errors
 from dynjit.errors import ShapeError
-from dynjit.jit import kernel
+from dynjit.jit import kernel, scalar
 from dynjit.op import NEVER, Case, define, moving, native
 from dynjit.shape import MAX_RANK, Result, Shape
 
@@ -172,8 +172,23 @@ def pick_batch_elem_d0(g, x0, y, item, batch, i0, i1, ids):
             dx[i] += dy[i]
 
 
+@kernel
+def pick_batch_elem_forward_cuda(v, x0, y, item, batch, i0, i1, ids, thread, threads):
+    for e in range(thread, item * batch, threads):
+        b = e // item
+        v[y + e] = v[x0 + (b // i0 * i1 + ids[b]) * item + e % item]
+
+
+@kernel
+def pick_batch_elem_d0_cuda(g, x0, y, item, batch, i0, i1, ids, thread, threads):
+    for i in range(thread, item, threads):  # the same item may be picked several times
+        for b in range(batch):
+            g[x0 + (b // i0 * i1 + ids[b]) * item + i] += g[y + b * item + i]
+
+
 PICK_BATCH_ELEM = define("pick_batch_elem", shape=pick_batch_elem_shape, params="xd",
     flops=moving, forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
+    forward_cuda=pick_batch_elem_forward_cuda, backward_cuda=(pick_batch_elem_d0_cuda,),
     reference=lambda x, index: x if index == 0 and x.ndim < 3 else x[..., index],
     cases=(Case((((3, 4), 3),), arguments=(2,)), Case(((1,),), arguments=(0,))))  # fmt: skip
 
@@ -189,6 +204,7 @@ def pick_batch_elem(x: Any, v: int) -> Any:
 
 PICK_BATCH_ELEMS = define("pick_batch_elems", shape=pick_batch_elem_shape, params="xD",
     flops=moving, forward=pick_batch_elem_forward, backward=(pick_batch_elem_d0,), whole_batch=True,
+    forward_cuda=pick_batch_elem_forward_cuda, backward_cuda=(pick_batch_elem_d0_cuda,),
     reference=lambda x, index: x if isinstance(index, int) else x[..., index[0]],
     cases=(Case((((3, 4), 3),), arguments=((0, 1, 2, 0),)), Case((((3,), 2),), arguments=((1,),)),
            Case(((3,),), arguments=((0, 0),)), Case(((1,),), arguments=((0,),))))  # fmt: skip
@@ -257,8 +273,30 @@ def concatenate_reference(*xs: Any) -> np.ndarray:
     return np.concatenate([x.reshape(x.shape + (1,) * (rank - x.ndim)) for x in arrays], axis)
 
 
+@kernel
+def concatenate_forward_cuda(v, y, arg, a, k, ints, item, batch, thread, threads):
+    total = ints[1 + k]
+    for e in range(thread, item * batch, threads):
+        at, p = e % total, 0
+        while at >= ints[2 + p]:
+            p += 1
+        size = ints[2 + p] - ints[1 + p]
+        run = e // total if arg[a + k + p] == batch else e // total % ints[0]
+        v[y + e] = v[arg[a + p] + run * size + at - ints[1 + p]]
+
+
+@kernel
+def concatenate_d_cuda(g, y, arg, a, k, j, ints, item, batch, thread, threads):
+    size = ints[2 + j] - ints[1 + j]
+    runs = ints[0] * batch if arg[a + k + j] == batch else ints[0]
+    for i in range(thread, size * runs, threads):
+        for run in range(i // size, ints[0] * batch, runs):
+            g[arg[a + j] + i] += g[y + run * ints[1 + k] + ints[1 + j] + i % size]
+
+
 CONCATENATE = define("concatenate", shape=concatenate_shape, params="Xi", forward=concatenate_forward,
-    flops=moving, backward=(concatenate_d,), reference=concatenate_reference,
+    flops=moving, backward=(concatenate_d,), forward_cuda=concatenate_forward_cuda, backward_cuda=(concatenate_d_cuda,),
+    reference=concatenate_reference,
     cases=(Case(((5,), (1,), (2,)), arguments=(0,)), Case(((1,),), arguments=(0,)),
            Case((((3, 4), 2), (2, 4), ((1, 4), 2)), arguments=(0,)), Case((((3, 4), 2), (3,)), arguments=(1,)),
            Case(((2, 3, 4), (2, 1, 4)), arguments=(1,)), Case(((3,), (3,)), arguments=(1,)),
@@ -277,7 +315,8 @@ def concatenate(xs: Sequence[Any], d: int = 0) -> Any:
 
 
 CONCATENATE_COLS = define("concatenate_cols", shape=concatenate_shape, params="X", forward=concatenate_forward,
-    flops=moving, backward=(concatenate_d,), reference=concatenate_reference,
+    flops=moving, backward=(concatenate_d,), forward_cuda=concatenate_forward_cuda, backward_cuda=(concatenate_d_cuda,),
+    reference=concatenate_reference,
     cases=(Case(((3,), (3,))), Case(((1,),)), Case((((3, 2), 2), (3,)))))  # fmt: skip
 
 
@@ -317,8 +356,24 @@ def concatenate_to_batch_d(g, y, arg, a, j, ints):
         dx[i] += dy[i]
 
 
+@kernel
+def concatenate_to_batch_forward_cuda(v, y, arg, a, k, ints, thread, threads):
+    for e in range(thread, ints[k], threads):
+        p = 0
+        while e >= ints[p + 1]:
+            p += 1
+        v[y + e] = v[arg[a + p] + e - ints[p]]
+
+
+@kernel
+def concatenate_to_batch_d_cuda(g, y, arg, a, j, ints, thread, threads):
+    for e in range(ints[j] + thread, ints[j + 1], threads):
+        g[arg[a + j] + e - ints[j]] += g[y + e]
+
+
 CONCATENATE_TO_BATCH = define("concatenate_to_batch", shape=concatenate_to_batch_shape, params="X",
     flops=moving, forward=concatenate_to_batch_forward, backward=(concatenate_to_batch_d,),
+    forward_cuda=concatenate_to_batch_forward_cuda, backward_cuda=(concatenate_to_batch_d_cuda,),
     group=NEVER,  # a group's operands lie end to end each, their joins do not
     whole_batch=True, reference=lambda x: x, cases=(Case((((3, 2), 2),)), Case(((1,),))))  # fmt: skip
 
@@ -415,6 +470,29 @@ def strided_d0(g, x0, y, item, item0, batch, ints):
                 dx[i * step] += dy[i]
 
 
+@scalar
+def strided_place(e, item, item0, ints):  # type: ignore[no-untyped-def]
+    """Where element e of the result lies in x."""
+    b, rest = e // item, e % item
+    at = (b // ints[0] * ints[3] + ints[1] + b % ints[0] * ints[2]) * item0 + ints[4]
+    for k in range(ints[5]):
+        at += rest % ints[6 + 2 * k] * ints[7 + 2 * k]
+        rest //= ints[6 + 2 * k]
+    return at
+
+
+@kernel
+def strided_forward_cuda(v, x0, y, n, item, item0, ints, thread, threads):
+    for e in range(thread, n, threads):
+        v[y + e] = v[x0 + strided_place(e, item, item0, ints)]
+
+
+@kernel
+def strided_d0_cuda(g, x0, y, n, item, item0, ints, thread, threads):
+    for e in range(thread, n, threads):  # no element of x is taken twice
+        g[x0 + strided_place(e, item, item0, ints)] += g[y + e]
+
+
 def transpose_shape(x: Shape, axes: tuple[int, ...]) -> Result:
     if sorted(axes) != list(range(len(axes))) or len(axes) < len(x.dims):
         raise ShapeError("transpose", f"an order of all axes, not {axes}", x)
@@ -423,7 +501,8 @@ def transpose_shape(x: Shape, axes: tuple[int, ...]) -> Result:
 
 
 TRANSPOSE = define("transpose", shape=transpose_shape, params="xI", forward=strided_forward, backward=(strided_d0,),
-    flops=moving, reference=lambda x, axes: x.reshape(x.shape + (1,) * (len(axes) - x.ndim)).transpose(axes),
+    flops=moving, forward_cuda=strided_forward_cuda, backward_cuda=(strided_d0_cuda,),
+    reference=lambda x, axes: x.reshape(x.shape + (1,) * (len(axes) - x.ndim)).transpose(axes),
     cases=(Case(((5,),), arguments=((1, 0),)), Case(((1,),), arguments=((0,),)),
            Case((((3, 4), 2),), arguments=((1, 0),)), Case((((2, 3, 4), 2),), arguments=((2, 0, 1),)),
            Case(((2, 3, 4),), arguments=((0, 2, 1),)), Case(((2, 3, 2, 2),), arguments=((3, 1, 0, 2),))))  # fmt: skip
@@ -474,6 +553,7 @@ def strided_select_reference(
 
 STRIDED_SELECT = define("strided_select", shape=strided_select_shape, params="xIII",
     flops=moving, forward=strided_forward, backward=(strided_d0,), reference=strided_select_reference,
+    forward_cuda=strided_forward_cuda, backward_cuda=(strided_d0_cuda,),
     cases=(Case(((7,),), arguments=((2,), (1,), (6,))), Case(((1,),), arguments=((1,), (0,), (END,))),
            Case((((3, 4), 2),), arguments=((2, 1), (0, 1), (3, 3))),
            Case((((4, 5), 2),), arguments=((1, 2), (0, 1), (4, END))),

@@ -66,6 +66,21 @@ def lookup_d0(g, x0, y, item, item0, batch, ids):
         g[x0 + item0 + ids[b]] = ONE
 
 
+@kernel
+def lookup_forward_cuda(v, x0, y, item, batch, ids, thread, threads):
+    for e in range(thread, item * batch, threads):
+        v[y + e] = v[x0 + ids[e // item] * item + e % item]
+
+
+@kernel
+def lookup_d0_cuda(g, x0, y, item, item0, batch, ids, thread, threads):
+    for i in range(thread, item, threads):  # a thread has its place in all rows: a row may occur several times
+        for b in range(batch):
+            g[x0 + ids[b] * item + i] += g[y + b * item + i]
+            if i == 0:
+                g[x0 + item0 + ids[b]] = ONE
+
+
 def lookup_reference(table: np.ndarray, index: int) -> np.ndarray:
     return table[..., index]
 
@@ -73,12 +88,14 @@ def lookup_reference(table: np.ndarray, index: int) -> np.ndarray:
 # the cases' tables leave room behind them, where the gradients of a real table have the rows' marks
 LOOKUP = define(
     "lookup", shape=lookup_shape, params="xd", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    flops=moving, reference=lookup_reference,
+    flops=moving, forward_cuda=lookup_forward_cuda, backward_cuda=(lookup_d0_cuda,),
+    reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=(2,)), Case(((1, 1),), arguments=(0,)), Case(((2, 2, 3),), arguments=(1,))),
 )  # fmt: skip
 LOOKUP_BATCH = define(
     "lookup_batch", shape=lookup_shape, params="xD", forward=lookup_forward, backward=(lookup_d0,), group=(SHARED,),
-    flops=moving, reference=lookup_reference,
+    flops=moving, forward_cuda=lookup_forward_cuda, backward_cuda=(lookup_d0_cuda,),
+    reference=lookup_reference,
     cases=(Case(((3, 4),), arguments=([2, 0, 2],)), Case(((1, 1),), arguments=([0, 0],))),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from dynjit.jit import helper, kernel
 from dynjit.op import SHARED, STACKED, Case, define, native
 from dynjit.scalars import NAN, ONE, ZERO, log
 from dynjit.shape import Result, Shape
+from dynjit.tiles import NOTHING, multiply, tiles_nn, tiles_nt, tiles_tn
 
 # ---- product ---------------------------------------------------------------------------------------------------------
 
@@ -58,6 +59,48 @@ def product_flops(y: Shape, w: Shape, x: Shape) -> tuple[int, ...]:
     return (2 * y.size * w.cols,) * 3
 
 
+@kernel
+def product_forward_cuda(v, x0, x1, y, rows, cols, item, batch, rows1, batch0, step0, step1, left, right, part, parts):
+    columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
+    for b in range(repeats):
+        tiles_nn(
+            v,
+            x0 + b * step0,
+            v,
+            x1 + b * step1,
+            v,
+            y + b * item,
+            rows,
+            columns,
+            rows1,
+            NOTHING,
+            left,
+            right,
+            part + b,
+            parts,
+        )
+
+
+@kernel
+def product_d0_cuda(v, g, x0, x1, y, rows, cols, item, batch, rows1, batch0, step0, step1, left, right, part, parts):
+    columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
+    for b in range(repeats):  # a matrix of its own: another block; a shared one: the same block adds all items
+        turn = b if step0 > 0 else 0
+        tiles_nt(
+            g, y + b * item, v, x1 + b * step1, g, x0 + b * step0, rows, rows1, columns, left, right, part + turn, parts
+        )
+
+
+@kernel
+def product_d1_cuda(v, g, x0, x1, y, rows, cols, item, batch, rows1, batch0, step0, step1, left, right, part, parts):
+    columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
+    for b in range(repeats):
+        turn = b if step1 > 0 else 0
+        tiles_tn(
+            v, x0 + b * step0, g, y + b * item, g, x1 + b * step1, rows1, columns, rows, left, right, part + turn, parts
+        )
+
+
 PRODUCT = define(
     "product",
     shape=product_shape,
@@ -65,6 +108,8 @@ PRODUCT = define(
     flops=product_flops,
     forward=product_forward,
     backward=(product_d0, product_d1),
+    forward_cuda=product_forward_cuda,
+    backward_cuda=(product_d0_cuda, product_d1_cuda),
     group=(SHARED, STACKED),
     keeps_result=False,
     reference=lambda w, x: (w if w.ndim == 2 else w[:, None]) @ x,
@@ -166,6 +211,54 @@ def affine_transform_flops(y: Shape, b: Shape, *pairs: Shape) -> tuple[int, ...]
     return sum(products), y.size, *(flops for flops in products for _ in ("w", "x"))
 
 
+@kernel
+def affine_transform_forward_cuda(v, y, arg, a, k, ints, rows, cols, batch, item, item0, left, right, part, parts):
+    merged = True  # one matrix for all columns, of each pair
+    for p in range(1, k, 2):
+        merged = merged and arg[a + k + p] == 1 and arg[a + k + p + 1] == batch
+    columns, repeats = (cols * batch, 1) if merged else (cols, batch)
+    for b in range(repeats):
+        out = y + b * item
+        step = item0 if arg[a + k] == batch else 0
+        start, wide, narrow = (
+            arg[a] + b * step,
+            cols,
+            rows if item0 == item else 0,
+        )  # the bias; it may serve each column
+        for p in range(1, max(k, 2), 2):
+            w, x, depth = (arg[a + p], arg[a + p + 1], ints[p // 2]) if k > 1 else (0, 0, 0)
+            w += b * (rows * depth if k > 1 and arg[a + k + p] > 1 else 0)
+            x += b * (depth * cols if k > 1 and arg[a + k + p + 1] == batch else 0)
+            multiply(v, w, 1, rows, v, x, 1, depth, v, out, rows, columns, depth, v, start, wide, narrow, step,
+                     left, right, part + b, parts)  # fmt: skip
+            start, wide, narrow, step = out, columns, rows, 0
+
+
+@kernel
+def affine_transform_d_cuda(
+    v, g, y, arg, a, k, j, ints, item, rows, cols, batch, item0, left, right, part, parts, thread, threads
+):
+    if j == 0:
+        run = item0 * batch if arg[a + k] == batch else item0
+        for i in range(thread, run, threads):
+            total = ZERO
+            for b in range(i // item0, batch, max(1, run // item0)):
+                for e in range(y + b * item + i % item0, y + (b + 1) * item, item0):
+                    total += g[e]
+            g[arg[a] + i] += total
+        return
+    p = (j - 1) // 2 * 2 + 1
+    w, x, depth = arg[a + p], arg[a + p + 1], ints[p // 2]
+    step_w, step_x = rows * depth * (arg[a + k + p] > 1), depth * cols * (arg[a + k + p + 1] == batch)
+    columns, repeats = (cols * batch, 1) if step_w == 0 and step_x > 0 else (cols, batch)
+    for b in range(repeats):
+        at_w, at_x, at = w + b * step_w, x + b * step_x, y + b * item
+        if j == p:
+            tiles_nt(g, at, v, at_x, g, at_w, rows, depth, columns, left, right, part + (b if step_w > 0 else 0), parts)
+        else:
+            tiles_tn(v, at_w, g, at, g, at_x, depth, columns, rows, left, right, part + (b if step_x > 0 else 0), parts)
+
+
 AFFINE_TRANSFORM = define(
     "affine_transform",
     shape=affine_transform_shape,
@@ -173,6 +266,8 @@ AFFINE_TRANSFORM = define(
     flops=affine_transform_flops,
     forward=affine_transform_forward,
     backward=(affine_transform_d,),
+    forward_cuda=affine_transform_forward_cuda,
+    backward_cuda=(affine_transform_d_cuda,),
     group=(SHARED, SHARED, STACKED),
     keeps_result=False,
     reference=affine_transform_reference,
@@ -252,6 +347,70 @@ def add_product_flops(y: Shape, p: Shape, w: Shape, x: Shape) -> tuple[int, ...]
     return product, y.size, product, product
 
 
+@kernel
+def add_product_forward_cuda(
+    v, x0, x1, x2, y, rows, cols, item, batch, rows2, batch1, step0, step1, step2, left, right, part, parts
+):
+    columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
+    for b in range(repeats):
+        w, x, p, out = x1 + b * step1, x2 + b * step2, x0 + b * step0, y + b * item
+        multiply(
+            v,
+            w,
+            1,
+            rows,
+            v,
+            x,
+            1,
+            rows2,
+            v,
+            out,
+            rows,
+            columns,
+            rows2,
+            v,
+            p,
+            cols,
+            rows,
+            step0,
+            left,
+            right,
+            part + b,
+            parts,
+        )
+
+
+@kernel
+def add_product_d0_cuda(g, x0, y, item, batch, n0, thread, threads):
+    for i in range(thread, n0, threads):
+        for e in range(y + i, y + item * batch, n0):
+            g[x0 + i] += g[e]
+
+
+@kernel
+def add_product_d1_cuda(
+    v, g, x1, x2, y, rows, cols, item, batch, rows2, batch1, step1, step2, left, right, part, parts
+):
+    columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
+    for b in range(repeats):
+        turn = b if step1 > 0 else 0
+        tiles_nt(
+            g, y + b * item, v, x2 + b * step2, g, x1 + b * step1, rows, rows2, columns, left, right, part + turn, parts
+        )
+
+
+@kernel
+def add_product_d2_cuda(
+    v, g, x1, x2, y, rows, cols, item, batch, rows2, batch1, step1, step2, left, right, part, parts
+):
+    columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
+    for b in range(repeats):
+        turn = b if step2 > 0 else 0
+        tiles_tn(
+            v, x1 + b * step1, g, y + b * item, g, x2 + b * step2, rows2, columns, rows, left, right, part + turn, parts
+        )
+
+
 ADD_PRODUCT = define(
     "add_product",
     shape=add_product_shape,
@@ -259,6 +418,8 @@ ADD_PRODUCT = define(
     flops=add_product_flops,
     forward=add_product_forward,
     backward=(add_product_d0, add_product_d1, add_product_d2),
+    forward_cuda=add_product_forward_cuda,
+    backward_cuda=(add_product_d0_cuda, add_product_d1_cuda, add_product_d2_cuda),
     group=(STACKED, SHARED, STACKED),
     keeps_result=False,
     overwrites=(0,),

@@ -118,8 +118,30 @@ def dropout_d0(g, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
                 dx[i] += dy[i] * factor if random_bits(key, first + i) >= dropped else ZERO
 
 
+@scalar
+def is_dropped(e, item, i0, i1, i3, f0, ids, seed):  # type: ignore[no-untyped-def]
+    """Whether element e of the result is dropped."""
+    b, i = e // item, e % item
+    return random_bits(stream_key(seed, ids[b // i3 * i3]), i // i0 // i1 * i0 + i % i0) < int(f0 * TWO_24)
+
+
+@kernel
+def dropout_forward_cuda(v, x0, y, n, item, i0, i1, i3, f0, ids, seed, thread, threads):
+    factor = ONE / (ONE - f0) if f0 < ONE else ZERO
+    for e in range(thread, n, threads):
+        v[y + e] = ZERO if is_dropped(e, item, i0, i1, i3, f0, ids, seed) else v[x0 + e] * factor
+
+
+@kernel
+def dropout_d0_cuda(g, x0, y, n, item, i0, i1, i3, f0, ids, seed, thread, threads):
+    factor = ONE / (ONE - f0) if f0 < ONE else ZERO
+    for e in range(thread, n, threads):
+        g[x0 + e] += ZERO if is_dropped(e, item, i0, i1, i3, f0, ids, seed) else g[y + e] * factor
+
+
 DROPOUT = define("dropout", shape=dropout_shape, params="xfr", floats=(PROBABILITY,), forward=dropout_forward,
-    backward=(dropout_d0,),
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,),
     cases=(Case(((40,),), arguments=(0.3,)), Case(((1,),), arguments=(0.0,)),
            Case((((3, 4), 2),), arguments=(0.5,))))  # fmt: skip
 
@@ -141,7 +163,9 @@ def dropout_dim_shape(x: Shape, axis: int) -> Result:
 
 DROPOUT_DIM = define("dropout_dim", shape=dropout_dim_shape, params="xifr", floats=(PROBABILITY,),
     forward=dropout_forward,
-    backward=(dropout_d0,), cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,),
+    cases=(Case(((3, 4),), arguments=(0, 0.3)), Case(((1,),), arguments=(0, 0.0)),
            Case((((3, 4), 2),), arguments=(1, 0.5)), Case(((2, 3, 2),), arguments=(1, 0.5))))  # fmt: skip
 
 
@@ -160,7 +184,9 @@ def dropout_batch_shape(x: Shape) -> Result:
 
 DROPOUT_BATCH = define("dropout_batch", shape=dropout_batch_shape, params="xfr", floats=(PROBABILITY,),
     forward=dropout_forward,
-    backward=(dropout_d0,), cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
+    backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,),
+    cases=(Case((((3,), 6),), arguments=(0.5,)), Case(((1,),), arguments=(0.0,))))  # fmt: skip
 
 
 @native(DROPOUT_BATCH)
@@ -177,7 +203,8 @@ def block_dropout_shape(x: Shape) -> Result:
 
 
 BLOCK_DROPOUT = define("block_dropout", shape=block_dropout_shape, params="xfr", floats=(SHARE,),
-    forward=dropout_forward, backward=(dropout_d0,), whole_batch=True,
+    forward=dropout_forward, backward=(dropout_d0,), forward_cuda=dropout_forward_cuda,
+    backward_cuda=(dropout_d0_cuda,), whole_batch=True,
     cases=(Case((((3,), 2),), arguments=(0.5,)), Case(((1,),), arguments=(1.0,))))  # fmt: skip
 
 

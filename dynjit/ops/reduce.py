@@ -65,7 +65,7 @@ def place(block, ints):  # type: ignore[no-untyped-def]
     return at
 
 
-def reduction(name: str, function: Callable, slope: Callable) -> tuple[Callable, Callable]:
+def reduction(name: str, function: Callable, slope: Callable) -> dict[str, Any]:
     """The kernels of y = sum of function(x, order) over axes / divisor; slope(x, order) is the derivative."""
     function, slope = scalar(function), scalar(slope)
 
@@ -106,8 +106,27 @@ def reduction(name: str, function: Callable, slope: Callable) -> tuple[Callable,
                     for i in range(run):
                         dx[i] += dy[i] / divisor * slope(x[i], order)
 
+    def forward_cuda(v, x0, y, n0, item, batch, ints, thread, threads):  # type: ignore[no-untyped-def]
+        run, order, span = ints[1], ints[3], n0 // batch
+        for e in range(thread, item * batch, threads):
+            total = ZERO
+            for w in range(span // run):
+                at, to = x0 + e // item * span + w * run, place(w, ints)
+                if ints[0] and to == e % item:
+                    for i in range(at, at + run):
+                        total += function(v[i], order)
+                elif not ints[0] and to <= e % item < to + run:
+                    total += function(v[at + e % item - to], order)
+            v[y + e] = total / type(total)(ints[2])
+
+    def d0_cuda(v, g, x0, y, n0, item, batch, ints, thread, threads):  # type: ignore[no-untyped-def]
+        run, order, span = ints[1], ints[3], n0 // batch
+        for e in range(thread, n0, threads):
+            to = y + e // span * item + place(e % span // run, ints) + (0 if ints[0] else e % run)
+            g[x0 + e] += g[to] / type(g[to])(ints[2]) * slope(v[x0 + e], order)
+
     forward.__name__, d0.__name__ = f"{name}_forward", f"{name}_d0"
-    return forward, d0
+    return {"forward": forward, "backward": (d0,), "forward_cuda": forward_cuda, "backward_cuda": (d0_cuda,)}
 
 
 @scalar
@@ -126,9 +145,9 @@ def to_the_slope(x, order):  # type: ignore[no-untyped-def]
     return slope
 
 
-sum_forward, sum_d0 = reduction("sum", lambda x, order: x, lambda x, order: ONE)
-square_sum_forward, square_sum_d0 = reduction("square_sum", lambda x, order: x * x, lambda x, order: TWO * x)
-moment_forward, moment_d0 = reduction("moment", to_the, to_the_slope)
+SUM = reduction("sum", lambda x, order: x, lambda x, order: ONE)
+SQUARE_SUM = reduction("square_sum", lambda x, order: x * x, lambda x, order: TWO * x)
+MOMENT = reduction("moment", to_the, to_the_slope)
 
 ELEMENTS = (Case(((5,),)), Case(((1,),)), Case((((3, 4), 2),)), Case(((2, 3, 4),)), Case(((40,),), -80, 80))
 BATCHES = (Case((((1,), 2),)), Case((((3, 4), 5),)), Case((((2, 3, 4), 3),)))
@@ -150,15 +169,15 @@ def batches_mean_shape(x: Shape) -> Result:
     return reduced(x, (), True)
 
 
-SUM_ELEMS = define("sum_elems", shape=elements_shape, forward=sum_forward, backward=(sum_d0,),
+SUM_ELEMS = define("sum_elems", shape=elements_shape, **SUM,
                    reference=np.sum, cases=ELEMENTS)  # fmt: skip
-MEAN_ELEMS = define("mean_elems", shape=elements_mean_shape, forward=sum_forward, backward=(sum_d0,),
+MEAN_ELEMS = define("mean_elems", shape=elements_mean_shape, **SUM,
                     reference=np.mean, cases=ELEMENTS)  # fmt: skip
-SUM_BATCHES = define("sum_batches", shape=batches_shape, forward=sum_forward, backward=(sum_d0,),
+SUM_BATCHES = define("sum_batches", shape=batches_shape, **SUM,
                      reference=lambda x: x.sum(-1), cases=BATCHES)  # fmt: skip
-MEAN_BATCHES = define("mean_batches", shape=batches_mean_shape, forward=sum_forward, backward=(sum_d0,),
+MEAN_BATCHES = define("mean_batches", shape=batches_mean_shape, **SUM,
                       reference=lambda x: x.mean(-1), cases=BATCHES)  # fmt: skip
-SQUARED_NORM = define("squared_norm", shape=elements_shape, forward=square_sum_forward, backward=(square_sum_d0,),
+SQUARED_NORM = define("squared_norm", shape=elements_shape, **SQUARE_SUM,
                       reference=lambda x: np.sum(x * x), cases=ELEMENTS)  # fmt: skip
 
 
@@ -458,20 +477,20 @@ AXES: tuple[tuple[Any, int, tuple[int, ...]], ...] = (
     (((2, 3, 4), 2), 1, (1,)), ((2, 1, 3, 2, 2, 1, 3), 0, (0, 3, 6)), (((2, 3, 2, 1, 2, 3, 2), 2), 1, (1, 4)),
 )  # fmt: skip
 
-SUM_DIM = define("sum_dim", shape=sum_dim_shape, params="xIii", forward=sum_forward, backward=(sum_d0,),
+SUM_DIM = define("sum_dim", shape=sum_dim_shape, params="xIii", **SUM,
     reference=lambda x, axes, b, n: x.sum(numpy_axes(axes, b)),
     cases=tuple(Case((x,), arguments=(axes, b, 0)) for x, b, axes in AXES))  # fmt: skip
-MEAN_DIM = define("mean_dim", shape=mean_dim_shape, params="xIii", forward=sum_forward, backward=(sum_d0,),
+MEAN_DIM = define("mean_dim", shape=mean_dim_shape, params="xIii", **SUM,
     reference=lambda x, axes, b, n: moment_reference(x, axes, 1, b, n),
     cases=tuple(Case((x,), arguments=(axes, b, n)) for n, (x, b, axes) in zip((0, 0, 0, 7) * 3, AXES)))  # fmt: skip
-MOMENT_DIM = define("moment_dim", shape=moment_dim_shape, params="xIiii", forward=moment_forward, backward=(moment_d0,),
+MOMENT_DIM = define("moment_dim", shape=moment_dim_shape, params="xIiii", **MOMENT,
     reference=moment_reference,
     cases=tuple(Case((x,), arguments=(axes, 1 + i % 4, b, i % 3)) for i, (x, b, axes) in enumerate(AXES)))  # fmt: skip
-MOMENT_ELEMS = define("moment_elems", shape=moment_elems_shape, params="xi", forward=moment_forward,
-    backward=(moment_d0,), reference=lambda x, order: (x**order).mean(),
+MOMENT_ELEMS = define("moment_elems", shape=moment_elems_shape, params="xi", **MOMENT,
+    reference=lambda x, order: (x**order).mean(),
     cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate(((5,), (1,), ((3, 4), 2), (2, 3, 4)), 1)))  # fmt: skip
-MOMENT_BATCHES = define("moment_batches", shape=moment_batches_shape, params="xi", forward=moment_forward,
-    backward=(moment_d0,), reference=lambda x, order: (x**order).mean(-1),
+MOMENT_BATCHES = define("moment_batches", shape=moment_batches_shape, params="xi", **MOMENT,
+    reference=lambda x, order: (x**order).mean(-1),
     cases=tuple(Case((x,), arguments=(r,)) for r, x in enumerate((((1,), 2), ((3, 4), 5)), 2)))  # fmt: skip
 
 

@@ -348,9 +348,9 @@ flip_gradient = unary("flip_gradient", scalar(lambda x: x), lambda: -ONE, refere
 
 
 def to_device(e: Any, device_str: str) -> Any:
-    """e itself: all expressions of this process live on one device.
+    """e itself: all expressions of this process live on one device, that of `init(device=...)`.
 
-    Raises NoCudaError for the name of a GPU, RuntimeError for other names than "CPU" and "".
+    Raises NoCudaError for the name of a GPU that does not compute, RuntimeError for other names.
     """
     check_device("to_device", device_str)
     dim_of("to_device", e)
@@ -410,7 +410,7 @@ def mode_of(name: str, gradient_mode: str, modes: dict[str, Operator]) -> Operat
 def rounded(x):  # type: ignore[no-untyped-def]
     # not floor(x + 0.5): that sum rounds up the number just below 0.5, and odd numbers above 2^23
     size = math.fabs(x)
-    whole = np.floor(size)
+    whole = scalars.floor(size)
     return math.copysign(whole + ONE if size - whole >= HALF else whole, x)
 
 
@@ -419,5 +419,7 @@ def rounded_reference(x: np.ndarray) -> np.ndarray:
 
 
 round = step_function("round", rounded, rounded_reference, "The nearest whole number, elementwise; halves away from 0.")
-ceil = step_function("ceil", lambda x: np.ceil(x), np.ceil, "The next whole number from x upwards, elementwise.")
-floor = step_function("floor", lambda x: np.floor(x), np.floor, "The next whole number from x downwards, elementwise.")
+ceil = step_function("ceil", lambda x: scalars.ceil(x), np.ceil, "The next whole number from x upwards, elementwise.")
+floor = step_function(
+    "floor", lambda x: scalars.floor(x), np.floor, "The next whole number from x downwards, elementwise."
+)

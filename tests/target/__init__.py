@@ -1,0 +1,1 @@
+"""Tests of the CUDA target, with no GPU: compiler, emulator, simulator."""

@@ -1,0 +1,308 @@
+"""Whole graphs, forward, backward and updates, on an emulated GPU: equal to the CPU, in few launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from ptx import build, compile
+from ptx.emulator import EmulationError
+
+import dynjit as dy
+from dynjit import cudakernels, gpu, graph, op
+from dynjit.arena import space
+from dynjit.errors import StaleExpressionError
+
+compile.require(compile.missing(), build.missing())
+
+import test_random_graphs as random_graphs  # noqa: E402
+
+from target.emulated import Device, close, computing_on  # noqa: E402
+
+
+def random_programs(count: int) -> list[list[tuple[int, int, int, int]]]:
+    random = np.random.default_rng(11)
+    kinds = len(random_graphs.STEPS) + 2
+    return [
+        [(int(random.integers(kinds)), *(int(n) for n in random.integers(0, 30, 3))) for _ in range(length)]
+        for length in random.integers(5, 60, count)
+    ]
+
+
+PROGRAMS = random_programs(12)
+
+
+def outcome(program: list[tuple[int, int, int, int]], stops: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return random_graphs.run(random_graphs.build(program, True, stops), random_graphs.Builder.total)
+
+
+def used_pairs() -> set[int]:
+    """The pairs of all operators in the current graph."""
+    nodes = graph.current.nodes[: int(graph.current.header["node_count"])]
+    codes = set(op.SIGNATURES["op"][nodes["signature"]].tolist())
+    return {pair for pair in cudakernels.all_pairs() if pair // op.SLOTS in codes}
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[dict[int, tuple], set[int]]:
+    """(results of all programs on the CPU, all pairs that they use): one kernel then serves all."""
+    results, pairs = {}, set()
+    for number, program in enumerate(PROGRAMS):
+        results[number] = outcome(program, False)
+        pairs |= used_pairs()
+    return results, pairs
+
+
+@pytest.mark.parametrize("form", ["levels", "persistent", "reverse"])
+def test_random_graphs_equal_the_cpu(expected: tuple[dict[int, tuple], set[int]], form: str) -> None:
+    results, pairs = expected
+    device = Device(order="reverse" if form == "reverse" else "forward")
+    device.together = 3 if form == "persistent" else 0
+    executor = gpu.Executor(device)
+    executor.pairs |= pairs
+    for number, program in enumerate(PROGRAMS):
+        with computing_on(executor):
+            values, gradients = outcome(program, stops=number % 3 == 1)
+        for found, wanted in zip((*values, *gradients), (*results[number][0], *results[number][1]), strict=True):
+            close(found, wanted)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+class Tagger:
+    """A recurrent tagger over sentences of several lengths."""
+
+    def __init__(self) -> None:
+        dy.reset_random_seed(2)
+        self.model = dy.ParameterCollection()
+        self.table = self.model.add_lookup_parameters((20, 4))
+        self.lstm = dy.VanillaLSTMBuilder(1, 4, 5, self.model)
+        self.w, self.b = self.model.add_parameters((3, 5)), self.model.add_parameters((3,))
+
+    def loss(self) -> dy.Expression:
+        losses = []
+        for length in (3, 1, 4, 2, 5):
+            words = [(7 * length + 3 * i) % 20 for i in range(length)]
+            states = self.lstm.initial_state().transduce([self.table[word] for word in words])
+            losses += [dy.pickneglogsoftmax(self.w * h + self.b, word % 3) for h, word in zip(states, words)]
+        return dy.esum(losses)
+
+
+class Trees:
+    """A Tree-LSTM over balanced and skewed trees."""
+
+    def __init__(self, count: int = 6) -> None:
+        dy.reset_random_seed(2)
+        self.count = count
+        self.model = dy.ParameterCollection()
+        self.table = self.model.add_lookup_parameters((20, 4))
+        self.w = {name: self.model.add_parameters((4, 8 if name != "leaf" else 4)) for name in ("i", "o", "u", "leaf")}
+
+    def node(self, tree: object) -> tuple[dy.Expression, dy.Expression]:
+        if isinstance(tree, int):
+            x = self.w["leaf"] * self.table[tree]
+            return dy.tanh(x), x
+        (h1, c1), (h2, c2) = map(self.node, tree)  # type: ignore[call-overload]
+        h = dy.concatenate([h1, h2])
+        i, o = dy.logistic(self.w["i"] * h), dy.logistic(self.w["o"] * h)
+        c = dy.cmult(i, dy.tanh(self.w["u"] * h)) + c1 + c2
+        return dy.cmult(o, dy.tanh(c)), c
+
+    def loss(self) -> dy.Expression:
+        shapes = [((1, 2), (3, 4)), (1, (2, (3, 4))), (5, 6), ((1, (7, 8)), 9)]
+        trees = [shapes[k % len(shapes)] for k in range(self.count)]
+        return dy.esum([dy.squared_norm(self.node(tree)[0]) for tree in trees])
+
+
+TRAINERS: dict[str, Callable[[dy.ParameterCollection], dy.Trainer]] = {
+    "sgd": dy.SimpleSGDTrainer, "momentum": dy.MomentumSGDTrainer, "adagrad": dy.AdagradTrainer,
+    "adadelta": dy.AdadeltaTrainer, "rmsprop": dy.RMSPropTrainer, "adam": dy.AdamTrainer,
+    "amsgrad": dy.AmsgradTrainer, "eg": dy.EGTrainer,
+}  # fmt: skip
+
+
+def trained(make: Callable[[], Tagger | Trees], trainer: str, steps: int, executor: gpu.Executor | None) -> list:
+    """Losses, then the parameters, then the trainer's moments."""
+    with computing_on(executor):
+        network = make()
+        if trainer == "eg":
+            for stored in network.model.stored:
+                stored.values()[:] = np.abs(stored.values()) + np.float32(0.1)
+        rule = TRAINERS[trainer](network.model)
+        rule.set_clip_threshold(1.0)
+        network.model.set_weight_decay(0.01)
+        losses = []
+        for step in range(steps):
+            rule.set_sparse_updates(step != 1)
+            dy.renew_cg()
+            loss = network.loss()
+            losses.append(np.array(loss.value()))
+            loss.backward()
+            rule.update()
+        dy.renew_cg()
+        losses.append(np.array(network.loss().value()))
+        parameters = [stored.values().copy() for stored in network.model.stored]
+        moments = [stored.window(moment).copy() for moment in rule.buffers for stored in network.model.stored]
+        assert all((stored.gradients() == 0).all() for stored in network.model.stored)
+        assert (network.table.marks() == 0).all()
+        return [*losses, *parameters, *moments]
+
+
+def executor_for(make: Callable[[], Tagger | Trees], device: Device) -> gpu.Executor:
+    """An executor whose kernel serves a model."""
+    dy.renew_cg()
+    make().loss().forward()
+    executor = gpu.Executor(device)
+    executor.pairs |= used_pairs()
+    dy.renew_cg()
+    return executor
+
+
+@pytest.fixture(scope="module")
+def tagger_executor() -> Iterator[gpu.Executor]:
+    yield executor_for(Tagger, Device())
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_tagger_learns_as_on_the_cpu(tagger_executor: gpu.Executor, trainer: str) -> None:
+    for found, wanted in zip(
+        trained(Tagger, trainer, 3, tagger_executor), trained(Tagger, trainer, 3, None), strict=True
+    ):
+        close(found, wanted, 2e-5)
+
+
+def test_tree_lstm_needs_few_launches() -> None:
+    device = Device()
+    executor = executor_for(lambda: Trees(64), device)
+    wanted = trained(lambda: Trees(64), "adam", 1, None)
+    device.launches.clear()
+    for found, value in zip(trained(lambda: Trees(64), "adam", 1, executor), wanted, strict=True):
+        close(found, value, 2e-5)
+    with computing_on(executor):
+        network = Trees(64)
+        device.launches.clear()
+        loss = network.loss()
+        loss.forward()
+        levels = int(executor.lowering.record["levels"])
+        assert len(device.launches) == levels < 50  # the trees' depth is 4; calls of one node lie below each other
+        loss.backward()
+        assert len(device.launches) == levels + int(executor.lowering.record["levels"])
+        device.together = 2
+        device.launches.clear()
+        dy.renew_cg()
+        network.loss().backward()
+        assert device.launches == []
+        assert device.persistent == 2  # forward and backward, whatever the depth
+        device.together = 0
+
+
+def test_a_node_in_its_inputs_level_is_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seeded fault of the schedule: two levels run at once."""
+    executor = executor_for(Tagger, Device())
+    call = gpu.lower_forward.call
+
+    def faulty(context: int, state: int) -> int:
+        result = call(context, state)
+        record, program = executor.lowering.record, executor.lowering.program
+        program[int(record["table"]) + 2] = program[int(record["table"]) + 3]  # level 1 takes level 2 in
+        return int(result)
+
+    class Faulty:
+        call = staticmethod(faulty)
+
+    monkeypatch.setattr(gpu, "lower_forward", Faulty)
+    with computing_on(executor), pytest.raises(EmulationError, match="race"):
+        Tagger().loss().forward()
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_graphs_take_turns_and_memory_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "LEAST", 64)
+    executor = gpu.Executor(Device())
+    with computing_on(executor):
+        w = dy.ParameterCollection().add_parameters((3,), init=2.0)
+        x = dy.inputVector([1, 2, 3])
+        y = dy.cmult(x, w)
+        assert y.value() == [2, 4, 6]
+        other = dy.ComputationGraph()
+        with other:
+            z = dy.cmult(dy.inputVector([5, 6, 7]), w)
+            assert z.value() == [10, 12, 14]
+        long = dy.cmult(y, dy.inputVector([1, 1, 1]))
+        for _ in range(40):
+            long = dy.cmult(long, dy.inputVector([1, 0.5, 1]))
+        assert long.value()[::2] == [2, 6]
+        x.set([2, 2, 2])
+        assert y.value() == [4, 4, 4]
+        total = dy.sum_elems(y)
+        total.backward()
+        assert w.grad_as_array().tolist() == [2, 2, 2]
+        w.set_value([1, 1, 1])
+        dy.renew_cg()
+        assert dy.cmult(dy.inputVector([1, 2, 3]), w).value() == [1, 2, 3]
+        with other:
+            assert z.value() == [10, 12, 14]
+
+
+def test_no_room_leaves_the_graph_usable() -> None:
+    device = Device()
+    executor = gpu.Executor(device)
+    with computing_on(executor):
+        x = dy.inputVector([1.0] * 100)
+        device.most_bytes = 1000
+        y = dy.cmult(x, x)
+        with pytest.raises(MemoryError, match=r"no room on the GPU for \d+ numbers of parameters and \d+ of a graph"):
+            y.value()
+        device.most_bytes = None
+        assert y.value() == [1.0] * 100
+
+
+def test_values_move_along_with_the_device() -> None:
+    graph.use_executor(gpu.Executor(Device()))
+    try:
+        x = dy.inputVector([1, 2])
+        y = dy.cmult(x, x)
+        assert y.value() == [1, 4]
+        graph.use_executor(None)
+        assert space.executor is None
+        assert dy.cmult(y, x).value() == [1, 8]
+    finally:
+        graph.use_executor(None)
+
+
+def test_tensors_tell_where_they_lie() -> None:
+    device = Device()
+    with computing_on(gpu.Executor(device)):
+        x = dy.inputTensor(np.arange(6.0).reshape(2, 3))
+        tensor = (x + x).tensor_value()
+        place = tensor.__cuda_array_interface__
+        assert (place["shape"], place["strides"], place["typestr"]) == ((2, 3), (4, 8), "<f4")
+        assert device.download(place["data"][0], 6, np.float32).tolist() == [0, 6, 2, 8, 4, 10]
+        np.testing.assert_array_equal(tensor.as_numpy(), 2 * np.arange(6.0).reshape(2, 3))
+        assert tensor.argmax(1).as_numpy().tolist() == [[2], [2]]
+        dy.renew_cg()
+        with pytest.raises(StaleExpressionError, match="needs a graph that is still on the GPU"):
+            tensor.as_numpy()
+
+
+def test_memory_given_back_while_the_gpu_works_loses_no_update() -> None:
+    """The garbage collector may free parameters between a copy to the device and the end of the work there."""
+    executor = gpu.Executor(Device())
+    with computing_on(executor):
+        model = dy.ParameterCollection()
+        w = model.add_parameters((3,), init=1.0)
+        dy.sum_elems(dy.cmult(dy.inputVector([1, 2, 3]), w)).forward()
+        launch = executor.device.launch
+
+        def launch_and_free(*arguments: object) -> None:
+            executor.to_host(executor.gradients)  # what giving parameters back does
+            launch(*arguments)
+
+        executor.device.launch = launch_and_free
+        dy.renew_cg()
+        dy.sum_elems(dy.cmult(dy.inputVector([1, 2, 3]), w)).backward()
+        assert w.grad_as_array().tolist() == [1, 2, 3]
