@@ -76,11 +76,11 @@ class Lent(NamedTuple):
 
     device: Any
     address: int
-    count: int
+    size: int
     itemsize: int
 
     def argument(self) -> tuple[int, ...]:
-        return array_argument(self.address, self.count, self.itemsize)
+        return array_argument(self.address, self.size, self.itemsize)
 
     def download(self, offset: int, count: int) -> np.ndarray:
         return self.device.download(self.address + 4 * offset, count, np.float32)  # type: ignore[no-any-return]
