@@ -565,13 +565,13 @@ class Expression:
         number = number_of("**", base)
         if number <= 0:
             raise ValueError(located(f"**: needs a base above 0, got {number}"))
-        return unary.exp(self * math.log(number))  # type: ignore[no-any-return]
+        return unary.exp(self * math.log(number))  # type: ignore[no-any-return,operator]
 
     def __bool__(self) -> bool:
         return True
 
     def __iter__(self) -> Iterable[Expression]:
-        return (self[i] for i in range(len(self)))
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
 
     def __len__(self) -> int:
         """Size of the first axis."""

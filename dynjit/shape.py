@@ -144,7 +144,7 @@ def as_integer(operator: str, value: Any) -> int:
 
 def as_integers(operator: str, values: Any) -> list[int]:
     """Integers of any kind as a list of ints; raises TypeError for what is none."""
-    if isinstance(values, (str, bytes)) or not hasattr(type(values), "__iter__"):
+    if isinstance(values, (str, bytes, dict)) or not hasattr(type(values), "__iter__"):
         raise TypeError(located(f"{operator}: needs a list of ints, got {kind_of(values)}"))
     return [as_integer(operator, value) for value in values]
 

@@ -526,9 +526,9 @@ def strided_select_shape(x: Shape, strides: tuple[int, ...], starts: tuple[int, 
     count = max(len(strides), len(starts), len(stops))
     if count > len(sizes):
         raise ShapeError("strided_select", f"a range per axis and one for the mini-batch, not {count}", x)
-    ranges = list(zip_longest(strides, starts, stops, (END,) * len(sizes)))
+    given = zip_longest(strides, starts, stops, (END,) * len(sizes))
     ranges = [
-        (1 if step is None else step, start or 0, END if stop is None else stop) for step, start, stop, _ in ranges
+        (1 if step is None else step, start or 0, END if stop is None else stop) for step, start, stop, _ in given
     ]
     dims, steps, base, inner = [], [], 0, 1
     for size, (step, start, stop) in zip(sizes, ranges, strict=True):
