@@ -346,11 +346,11 @@ class Builder:
         self._set_rates(*[f] * self.dropout_kinds)
 
     def _set_rates(self, *rates: float) -> None:
-        rates = tuple(as_number(f"{self.whoami()}.set_dropout", rate) for rate in rates)
-        if not all(0 <= rate < 1 for rate in rates):
+        numbers = tuple(as_number(f"{self.whoami()}.set_dropout", rate) for rate in rates)
+        if not all(0 <= number < 1 for number in numbers):
             got = ", ".join(map(str, rates))
             raise ValueError(located(f"{self.whoami()}.set_dropout: needs rates from 0 to below 1, got {got}"))
-        self._rates, self._programs = rates, [None, None]
+        self._rates, self._programs = numbers, [None, None]
         for run in self._runs.values():
             run.set_masks(None)
 

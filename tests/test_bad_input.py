@@ -131,11 +131,7 @@ def test_words_are_refused(name: str) -> None:
     function(*map(built, spec))
     for i, wrong, arguments in mutations(spec, WORDS):
         right = spec[i]
-        if (
-            isinstance(right, bool)
-            or (wrong is None and (name, i) in OPTIONAL)
-            or (isinstance(wrong, dict) and isinstance(right, list))
-        ):
+        if isinstance(right, bool) or (wrong is None and (name, i) in OPTIONAL):
             continue
         with pytest.raises(ERRORS) as caught:
             function(*arguments)
@@ -197,7 +193,7 @@ MESSAGES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("uneven", lambda: dy.inputTensor([[1], [1, 2]]), TypeError, "inputTensor: needs numbers, got list"),
     ("scalar", lambda: dy.scalarInput("x"), TypeError, "scalarInput: needs a number, got str"),
     ("stride", lambda: dy.conv2d(C.make(), FILTER.make(), [1.5, 1]), TypeError, "conv2d: needs an int, got float"),
-    ("strides", lambda: dy.conv2d(C.make(), FILTER.make(), 2), dy.ShapeError, "conv2d: needs two numbers, for rows and columns, got (2,)"),
+    ("strides", lambda: dy.conv2d(C.make(), FILTER.make(), 2), ValueError, r"conv2d: needs two numbers, for rows and columns, got \(2,\)"),
     ("huge", lambda: dy.pick(V.make(), 0, 2**63), IndexError, "pick: needs an int of 64 bits, got 9223372036854775808"),
     ("dims", lambda: dy.zeros("ab"), TypeError, "constant: needs dimensions as an int or a tuple of ints, got 'ab'"),
     ("batch", lambda: dy.zeros(2, 1.5), TypeError, "constant: needs an int, got float"),

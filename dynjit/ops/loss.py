@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -342,7 +341,7 @@ def poisson_loss_d0(v, g, x0, y, n, f0):
         dx[i] += dy[i] * (exp(rate[i]) - f0)
 
 
-COUNT = Range("a count of 0 or more", 0.0, sys.float_info.max)
+COUNT = Range("a count of 0 or more", 0.0, float(np.finfo(np.float32).max))
 POISSON_LOSS = define("poisson_loss", shape=poisson_loss_shape, params="xf", floats=(COUNT,),
     forward=poisson_loss_forward,
     backward=(poisson_loss_d0,), reference=lambda s, count: np.exp(s) - s * count + math.lgamma(count + 1),
