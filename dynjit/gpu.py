@@ -76,7 +76,7 @@ class Lent(NamedTuple):
 
     device: Any
     address: int
-    count: int
+    count: int  # type: ignore[assignment]
     itemsize: int
 
     def argument(self) -> tuple[int, ...]:

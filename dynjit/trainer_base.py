@@ -160,7 +160,7 @@ class Trainer:
         if space.executor is not None:
             cudapasses.update(
                 space.executor,
-                self.rule.function.step,
+                self.rule.function.step,  # type: ignore[attr-defined]
                 self.by_columns,
                 self._buffers,
                 spans,
