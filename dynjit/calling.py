@@ -33,6 +33,7 @@ from dynjit.recording import (
     finish,
     forms_at,
     front_ends,
+    header_of,
     int_of,
     integer_of,
     load,
@@ -79,7 +80,7 @@ def place(s, h, number, args, nargs, names):  # type: ignore[no-untyped-def]
 def collect(number, args, nargs, names):  # type: ignore[no-untyped-def]
     """A node from the arguments of a call of a form; 0: not the plain case."""
     s = front_ends(state_address())[0]
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     form, scratch = forms_at(s.forms)[number], int64s(h.scratch)
     operator = operators_at(h.operators)[form.code]
     if not place(s, h, number, args, nargs, names):
@@ -195,7 +196,7 @@ def filled_leaf(s, h, length, floats, values):  # type: ignore[no-untyped-def]
 def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
     """Serves all functions that stand for an operator; `self` is an int object: the form's number."""
     s = front_ends(state_address())[0]
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     number, _ = integer_of(h, self)
     form = forms_at(s.forms)[number]
     if form.is_unary and nargs == 1 and names == 0:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -227,8 +228,12 @@ def value_builtin(wants_place: bool) -> Callable | None:
 
 
 def use(storage: Storage | None) -> None:
-    """Makes a graph the one that compiled code appends to; without one it hands everything over to the twins."""
+    """Makes a graph the one that compiled code appends to in this thread.
+
+    Without one, and in other threads, it hands everything over to the twins.
+    """
     state[0]["header"] = nothing.ctypes.data if storage is None else storage.address
+    state[0]["thread"] = threading.get_ident()
 
 
 def connect(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from dynjit.recording import PLACE
 from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
 from dynjit.tensor import DeviceTensor, Tensor
 
+adding_gradients = threading.Lock()
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
 Native: Any = None
 NUMBERS = (int, float, np.integer, np.floating)
@@ -35,10 +38,11 @@ op.SIGNATURES[0]["shape"] = -1  # that of a node dropped by `revert`: compiled c
 class ComputationGraph(NodesByNumber):
     """The nodes made since the last `renew`, their values and gradients.
 
-    Several can live at once; `with graph:` makes one current, and nodes are made in the current one.
+    Several can live at once; `with graph:` makes one current, and nodes are made in the current one.  Each thread has a
+    current graph of its own; gradients of parameters are added by one thread at a time.
     """
 
-    versions = 0
+    versions = itertools.count(1)
     living: weakref.WeakValueDictionary[int, ComputationGraph] = weakref.WeakValueDictionary()  # by version
     _version = 0
 
@@ -56,7 +60,7 @@ class ComputationGraph(NodesByNumber):
         made = Storage()
         threads.start()
         made.header["version"], made.header["autobatch"] = self._version, settings["autobatch"]
-        if self is current:
+        if self is mine.graph:
             frontend.use(made)
         return made
 
@@ -74,8 +78,7 @@ class ComputationGraph(NodesByNumber):
 
     def _new_version(self) -> int:
         ComputationGraph.living.pop(self._version, None)
-        ComputationGraph.versions += 1
-        self._version = ComputationGraph.versions
+        self._version = next(ComputationGraph.versions)
         ComputationGraph.living[self._version] = self
         self.era = object()  # another one when nodes are gone
         return self._version
@@ -87,7 +90,7 @@ class ComputationGraph(NodesByNumber):
     # ---- life cycle ----
 
     def __enter__(self) -> ComputationGraph:
-        self.outer.append(current)
+        self.outer.append(here())
         use(self)
         return self
 
@@ -116,7 +119,7 @@ class ComputationGraph(NodesByNumber):
         header["autobatch"] = settings["autobatch"] if autobatching is None else bool(autobatching)
         if self.immediate != bool(immediate_compute):
             self.immediate = bool(immediate_compute)
-            if self is current:
+            if self is here():
                 use(self)
         self.check_validity = bool(check_validity)
         self.backward_from = self.backward_top = -1
@@ -310,7 +313,11 @@ class ComputationGraph(NodesByNumber):
             space.executor.backward(self, number, full)
 
     def run_backward(self) -> None:
-        """Runs the backward pass that `start_backward` has prepared."""
+        """Runs the backward pass that `start_backward` has prepared; threads in turn, for parameters are shared."""
+        with adding_gradients:
+            self._run_backward()
+
+    def _run_backward(self) -> None:
         while (code := engine.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.NARROW)
 
@@ -376,7 +383,35 @@ settings = {"autobatch": 1}
 NATIVE_VALUE = frontend.value_builtin(False)  # the plain case of Expression.value
 NATIVE_PLACE = frontend.value_builtin(True)  # where a value lies, in the plain case
 native_value, native_place = NATIVE_VALUE, NATIVE_PLACE
-current = ComputationGraph()
+
+
+class Mine(threading.local):
+    """What each thread has for itself: the graph in which it makes its nodes."""
+
+    def __init__(self) -> None:
+        self.graph = ComputationGraph()
+
+
+mine = Mine()
+owner = [threading.get_ident()]  # the thread for which compiled code makes nodes
+
+
+def here() -> ComputationGraph:
+    """The current graph of this thread; compiled code makes its nodes there from now on."""
+    graph = mine.graph
+    if owner[0] != threading.get_ident():
+        use(graph)
+    return graph
+
+
+if TYPE_CHECKING:
+    current: ComputationGraph  # that of the thread that asks
+
+
+def __getattr__(name: str) -> Any:
+    if name == "current":
+        return here()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def use_engine(wanted: Engine) -> None:
@@ -387,9 +422,9 @@ def use_engine(wanted: Engine) -> None:
 
 
 def use(graph: ComputationGraph) -> None:
-    """Makes a graph the current one."""
-    global current
-    current = graph
+    """Makes a graph the current one of this thread."""
+    mine.graph = graph
+    owner[0] = threading.get_ident()
     frontend.use(None if graph.immediate else graph.storage)  # compiled code records, but does not compute
 
 
@@ -406,14 +441,14 @@ def use_executor(executor: Any) -> None:
 def set_autobatch(value: int) -> None:
     """Whether graphs compute equal nodes together (1) or one by one (0): the current one and later ones."""
     settings["autobatch"] = value
-    if "storage" in vars(current):
-        current.header["autobatch"] = value
+    if "storage" in vars(here()):
+        here().header["autobatch"] = value
 
 
 @contextlib.contextmanager
 def no_grad() -> Iterator[None]:
     """Expressions that are made inside, in the graph current at its start, are constants: no gradient reaches them."""
-    graph = current
+    graph = here()
     if graph.constants_from >= 0:
         yield  # inside another one
         return
@@ -441,7 +476,7 @@ class Expression:
 
     def _node(self) -> int:
         """The node's number in the current graph; raises StaleExpressionError if it has none."""
-        handle = self.handle
+        handle, current = self.handle, here()
         number = handle & 0xFFFFFFFF
         if handle >> 32 != current._version or not current.has(number):
             raise StaleExpressionError(located(
@@ -453,6 +488,7 @@ class Expression:
 
     def _place(self) -> tuple[ComputationGraph, int]:
         """(its graph, its number): as `_node`, but the graph need not be current if it is still alive."""
+        current = here()
         home = ComputationGraph.living.get(self.handle >> 32, current)
         number = self.handle & 0xFFFFFFFF
         if home is current or isinstance(self, NativeParameter) or not home.has(number):
@@ -471,7 +507,7 @@ class Expression:
         graph.evaluate([number], recalculate)
 
     def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
-        if native_place is not None and not recalculate and not current.check_validity and space.executor is None:
+        if native_place is not None and not recalculate and not mine.graph.check_validity and space.executor is None:
             place = native_place(self)
             if place >= 0:
                 start, shape = place // PLACE, shapes[place % PLACE]
@@ -505,7 +541,7 @@ class Expression:
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
-        if native_value is not None and not recalculate and not current.check_validity and space.executor is None:
+        if native_value is not None and not recalculate and not mine.graph.check_validity and space.executor is None:
             found = native_value(self)
             if type(found) is not int:
                 return found
@@ -594,7 +630,7 @@ NativeParameter: Any = frontend.parameter_base(Expression)
 def expression_at(number: int) -> Expression:
     """The expression of a node of the current graph."""
     expression = Expression()
-    expression.handle = current._version << 32 | number  # type: ignore[misc]
+    expression.handle = here()._version << 32 | number  # type: ignore[misc]
     return expression
 
 
@@ -650,6 +686,7 @@ def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
         else:
             ids = as_integers(operator.name, argument)
             count = len(ids)
+    current = here()
     signature = op.signature_of(operator, [current.shape(number) for number in operands], ints, count)
     op.check_bound(operator, signature, ids)
     needed = int(op.SIGNATURES[signature]["ids"])
@@ -723,7 +760,7 @@ def power(a: Expression, exponent: Any) -> Expression:
 def subscript(a: Expression, index: Any) -> Expression:
     if isinstance(a, NativeParameter) and a.is_table:
         return leaf.lookup(a, index)
-    return layout.subscript(a, current.shape(node_of(layout.PICK, a)), index)
+    return layout.subscript(a, here().shape(node_of(layout.PICK, a)), index)
 
 
 slow.update(
@@ -740,6 +777,7 @@ slow.update(
 
 def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
     """A node with its values in place."""
+    current = here()
     start = current.take(shape.size)
     space.single.v[start : start + shape.size] = values
     return expression_at(current.add_leaf(leaf.leaf_signature(operator, shape), start, 0))

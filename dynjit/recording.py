@@ -37,7 +37,8 @@ PLAIN = (
 )  # fmt: skip
 KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes")
 STATE = np.dtype(
-    [(name, "i8") for name in ("header", "table", "parameters", "forms", "fields", "free", "free_count", "none")]
+    [(name, "i8") for name in ("header", "thread", "nothing", "table", "parameters", "forms")]
+    + [(name, "i8") for name in ("fields", "free", "free_count", "none")]
     + [(name, "i8") for name in KINDS]
     + [(f"slow_{name}", "i8") for name in (*SLOTS, "step", "steps")]
     + [(f"op_{name}", "i8") for name in PLAIN]
@@ -65,7 +66,7 @@ scratch_of_nothing = reserve(SCRATCH, np.int64)
 for _name, _array in (("scratch", scratch_of_nothing), ("seed", random_state), ("signatures", op.SIGNATURES),
                       ("operators", op.TABLE)):  # fmt: skip
     nothing[0][_name] = _array.ctypes.data
-nothing[0]["version"], state[0]["header"] = -1, nothing.ctypes.data
+nothing[0]["version"], state[0]["header"], state[0]["nothing"] = -1, nothing.ctypes.data, nothing.ctypes.data
 add_symbol("dynjit_front_end", state.ctypes.data)
 
 
@@ -92,6 +93,7 @@ new_list = python_function("PyList_New", types.intp, types.intp)
 set_item = python_function("PyList_SetItem", types.intc, types.intp, types.intp, types.intp)
 new_float = python_function("PyFloat_FromDouble", types.intp, types.float64)
 integer = python_function("PyLong_FromLongLong", types.intp, types.int64)
+thread_number = python_function("PyThread_get_thread_ident", types.intp)
 clear_error = python_function("PyErr_Clear", types.void)
 
 words, front_ends, parameters_at = view_of("i8"), view_of(STATE), view_of(PARAMETER)
@@ -112,6 +114,12 @@ def state_address(typing):  # type: ignore[no-untyped-def]
         return builder.ptrtoint(symbol, ir.IntType(64))
 
     return types.int64(), codegen
+
+
+@helper
+def header_of(s):  # type: ignore[no-untyped-def]
+    """The header of this thread's current graph; if the state is another thread's, that of no graph."""
+    return s.header if thread_number() == s.thread else s.nothing
 
 
 @helper
@@ -228,7 +236,7 @@ def native_dealloc(o):  # type: ignore[no-untyped-def]
 def add_node(length, arity, data):  # type: ignore[no-untyped-def]
     """Appends the node whose key, operands and data lie in the scratch numbers; -1: not the plain case."""
     s = front_ends(state_address())[0]
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     scratch = int64s(h.scratch)
     nodes, known = nodes_at(h.nodes), signatures_at(h.signatures)
     for k in range(arity):

@@ -25,6 +25,7 @@ from dynjit.recording import (
     entry_of,
     expression_of,
     front_ends,
+    header_of,
     integer_of,
     list_item,
     list_size,
@@ -56,7 +57,7 @@ def program_of(s, programs, index):  # type: ignore[no-untyped-def]
 def step(program, objects):  # type: ignore[no-untyped-def]
     """Takes a step: the vectors' and the input's places get the new vectors and the output.  0: not the plain case."""
     s = front_ends(state_address())[0]
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     scratch, numbers = int64s(h.scratch), int64s(program)
     count, vectors = numbers[0], numbers[1]
     made, at = PLACES + vectors + 1 + numbers[2], 3
@@ -132,7 +133,7 @@ def record_all(s, h, args, is_whole):  # type: ignore[no-untyped-def]
 def native_steps(self, args, nargs, names):  # type: ignore[no-untyped-def]
     """Serves `record_step` (`self` 1) and `record_steps` (`self` 0)."""
     s = front_ends(state_address())[0]
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     is_whole, _ = integer_of(h, self)
     nodes, used, data, stream = h.node_count, h.arg_count, h.data_count, words(h.seed)[1]
     result = record_all(s, h, args, is_whole)

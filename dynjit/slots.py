@@ -18,6 +18,7 @@ from dynjit.recording import (
     STOP,
     finish,
     front_ends,
+    header_of,
     int_of,
     integer,
     integer_of,
@@ -37,7 +38,7 @@ from dynjit.recording import (
 @helper
 def binary(s, code, a, b):  # type: ignore[no-untyped-def]
     """A node with two operands."""
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     scratch = int64s(h.scratch)
     left = operand(s, h, a)
     right = operand(s, h, b) if left >= 0 else -1
@@ -57,7 +58,7 @@ def with_number(s, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
     value *= sign
     if not is_plain or (value == 0 and inverse):
         return 0  # the twin says what is wrong
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     node = operand(s, h, x)
     if node < 0:
         return 0
@@ -72,7 +73,7 @@ def with_number(s, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
 @helper
 def unary(s, code, x):  # type: ignore[no-untyped-def]
     """A node with one operand."""
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     node = operand(s, h, x)
     if node < 0:
         return 0
@@ -92,10 +93,10 @@ def is_expression(s, o):  # type: ignore[no-untyped-def]
 @helper
 def slow_pair(s, function, a, b):  # type: ignore[no-untyped-def]
     """Calls a twin with two objects."""
-    scratch = words(overflow_flag(headers(s.header)[0]))
+    scratch = words(overflow_flag(headers(header_of(s))[0]))
     scratch[1] = a
     scratch[2] = b
-    return vectorcall(function, overflow_flag(headers(s.header)[0]) + 8, 2, 0)
+    return vectorcall(function, overflow_flag(headers(header_of(s))[0]) + 8, 2, 0)
 
 
 BINARY, UNARY = "intp(intp, intp)", "intp(intp)"
@@ -183,7 +184,7 @@ def first_axis(s, h, a):  # type: ignore[no-untyped-def]
 @helper
 def slice_of(s, a, b):  # type: ignore[no-untyped-def]
     """x[start:stop]; 0: not the plain case."""
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     node, rows = first_axis(s, h, a)
     if node < 0 or load(a + 8) == s.lookup_table or load(b + STEP) != s.none:
         return 0
@@ -204,7 +205,7 @@ def slice_of(s, a, b):  # type: ignore[no-untyped-def]
 @helper
 def entry_at(s, a, b):  # type: ignore[no-untyped-def]
     """x[i] of an expression, table[i] of a lookup table; 0: not the plain case."""
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     index, is_plain = int_of(s, h, b)
     node, rows = first_axis(s, h, a)
     if not is_plain or node < 0:
@@ -233,7 +234,7 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     `self` 0: a float, or for a vector a list;  1: where it lies, as offset * PLACE + number of the shape.
     """
     s = front_ends(state_address())[0]
-    h = headers(s.header)[0]
+    h = headers(header_of(s))[0]
     number = operand(s, h, load(args))
     if number < 0:
         return integer(-1)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,3 +266,61 @@ def test_dropped_nodes_are_left_out(capsys) -> None:
     dy.cg_revert()
     dy.print_text_graphviz()
     assert "N1" not in capsys.readouterr().out
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+
+def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
+    """What functions return that run side by side, each in a thread of its own."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [future.result() for future in [pool.submit(function) for function in functions]]
+
+
+def test_each_thread_has_a_graph_of_its_own(model: dy.ParameterCollection) -> None:
+    w = model.parameters_from_numpy(np.eye(3, dtype=np.float32))
+    before = dy.cg_version()
+    barrier = threading.Barrier(3)
+
+    def chain(factor: float) -> tuple[int, list[list[float]]]:
+        barrier.wait()
+        values = []
+        for turn in range(30):
+            dy.renew_cg()
+            x = dy.inputVector([factor, 1, turn])
+            for _ in range(30):
+                x = w * x + 0.0
+                if turn % 3 == 0:
+                    time.sleep(1e-6)  # lets another thread in
+            values.append(x.value())
+        return dy.cg_version(), values
+
+    found = in_threads([functools.partial(chain, factor) for factor in (1.0, 2.0, 3.0)])
+    assert len({version for version, _ in found} | {before}) == 4
+    assert dy.cg_version() == before
+    for factor, (_, values) in zip((1.0, 2.0, 3.0), found, strict=True):
+        assert values == [[factor, 1, turn] for turn in range(30)]
+
+
+def test_gradients_of_threads_add_up(model: dy.ParameterCollection) -> None:
+    w = model.parameters_from_numpy(np.ones((40, 40), dtype=np.float32))
+
+    def run(factor: float) -> None:
+        for _ in range(50):
+            dy.renew_cg()
+            dy.sum_elems(w * dy.inputVector([factor] * 40)).backward()
+
+    in_threads([functools.partial(run, factor) for factor in (1.0, 2.0, 4.0)])
+    np.testing.assert_array_equal(w.grad_as_array(), np.full((40, 40), 350))
+
+
+def test_expressions_stay_in_the_thread_of_their_graph() -> None:
+    x = dy.inputVector([1, 2])
+
+    def use() -> Any:
+        with pytest.raises(dy.StaleExpressionError, match="Expression of another graph than the current one"):
+            dy.tanh(x)
+        return x.value()  # a living graph's values are at hand everywhere
+
+    assert in_threads([use]) == [[1, 2]]
+    assert dy.tanh(x).dim() == ((2,), 1)
