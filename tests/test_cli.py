@@ -31,7 +31,7 @@ def half(x):  # type: ignore[no-untyped-def]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and three functions that can be compiled; workers are threads."""
     monkeypatch.setattr(settings, "cache_candidates", lambda: [tmp_path / "cache"])
-    monkeypatch.setattr(cli, "units", lambda: {
+    monkeypatch.setattr(cli, "units", lambda *_: {
         function.__name__: jit.Compiled(function, "int64(int64)", "dynjit.settings") for function in (double, triple, half)
     })  # fmt: skip
     threads = SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
