@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import dynjit as dy
+from dynjit import graph
 from dynjit.errors import ShapeError, StaleExpressionError
 
 
@@ -324,3 +325,8 @@ def test_expressions_stay_in_the_thread_of_their_graph() -> None:
 
     assert in_threads([use]) == [[1, 2]]
     assert dy.tanh(x).dim() == ((2,), 1)
+
+
+def test_the_module_has_nothing_else_by_thread() -> None:
+    with pytest.raises(AttributeError, match="module 'dynjit.graph' has no attribute 'previous'"):
+        _ = graph.previous  # type: ignore[attr-defined]
