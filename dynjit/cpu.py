@@ -114,6 +114,8 @@ def units_of(h, call, k):  # type: ignore[no-untyped-def]
         return 1  # products are divided inside
     units = np_int(call.count) if call.count > 1 else call.batch
     size = q.item * call.batch
+    if operator.flags & LIST and size < large():
+        return 1  # no operand is larger, and there may be thousands
     for other in range(call.arity):
         batch = int64s(h.arguments)[call.args + call.arity + other]
         size = max(size, batch * shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + other]].item)
