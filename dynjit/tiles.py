@@ -99,30 +99,26 @@ def tiles_nt(a, a0, b, b0, c, c0, m, n, k, left, right, part, parts):  # type: i
 
 
 @scalar
-def serial_nn(a, b, c, m, n, k, beta):  # type: ignore[no-untyped-def]
+def serial(a, a_row, a_depth, b, b_column, b_depth, c, m, n, k, beta):  # type: ignore[no-untyped-def]
+    """C (m, n) = beta C + A B, with the distances of A's rows and of its columns, of B's columns and of its rows."""
     for j in range(n):
         for i in range(m):
             total = c[j * m + i] if beta else ZERO
             for p in range(k):
-                total += a[p * m + i] * b[j * k + p]
+                total += a[i * a_row + p * a_depth] * b[j * b_column + p * b_depth]
             c[j * m + i] = total
+
+
+@scalar
+def serial_nn(a, b, c, m, n, k, beta):  # type: ignore[no-untyped-def]
+    serial(a, 1, m, b, k, 1, c, m, n, k, beta)
 
 
 @scalar
 def serial_tn(a, b, c, m, n, k, beta):  # type: ignore[no-untyped-def]
-    for j in range(n):
-        for i in range(m):
-            total = c[j * m + i] if beta else ZERO
-            for p in range(k):
-                total += a[i * k + p] * b[j * k + p]
-            c[j * m + i] = total
+    serial(a, k, 1, b, k, 1, c, m, n, k, beta)
 
 
 @scalar
 def serial_nt(a, b, c, m, n, k, beta):  # type: ignore[no-untyped-def]
-    for j in range(n):
-        for i in range(m):
-            total = c[j * m + i] if beta else ZERO
-            for p in range(k):
-                total += a[p * m + i] * b[p * n + j]
-            c[j * m + i] = total
+    serial(a, 1, m, b, 1, n, c, m, n, k, beta)
