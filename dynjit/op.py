@@ -24,10 +24,10 @@ NEVER = ()  # group=NEVER: each node runs alone
 DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
 FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
-SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, and the last:
+SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, in_place
 IN_PLACE = SLOTS - 1
 
-OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8"), ("overwrites", "i8")])
+OPERATOR = np.dtype([("shared", "i8"), ("stepped", "i8"), ("flags", "i8"), ("floats", "i8")])
 # flags
 NO_GRADIENT, VIEW, LEAF, LIST, RANDOM, KEEPS_RESULT, WHOLE_BATCH, STOPS = (1 << bit for bit in range(8))
 
@@ -209,7 +209,7 @@ def define(
         | (WHOLE_BATCH if whole_batch else 0)
         | (STOPS if None in backward else 0)
     )
-    TABLE[made.code] = shared, stepped, flags, params.count("f"), sum(1 << k for k in overwrites)
+    TABLE[made.code] = shared, stepped, flags, params.count("f")
     return made
 
 
