@@ -36,10 +36,10 @@ CALL = np.dtype(
 GATHER = -1  # the signature of a call that copies scattered operands together
 
 # what planning knows of a node, and of a group key: one record each, since it is needed together
-WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "next", "start", "uses")])
+WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "takes", "start", "uses")])
 KEY = np.dtype(
     [(name, "i8") for name in ("height", "y", "scratch", "x")]
-    + [(name, "i4") for name in ("count", "head", "tail", "done", "node", "deferred", "slot", "takes")]
+    + [(name, "i4") for name in ("count", "first", "ready", "done", "node", "deferred", "slot", "takes")]
 )
 
 COUNTERS = (
@@ -51,7 +51,7 @@ COUNTERS = (
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
     "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
-    "heap", "slots", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed", "scratch",
+    "heap", "slots", "ready", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed", "scratch",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 
@@ -193,7 +193,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "consumers": (np.int32, NODES * 8), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES),
     "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES), "keys": (KEY, NODES),
     "order": (np.int32, NODES), "stack": (np.int32, NODES), "mode": (np.int32, NODES), "heap": (np.int32, NODES),
-    "slots": (np.int32, NODES * 4),
+    "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES),
 }  # fmt: skip
 
 
@@ -211,7 +211,7 @@ class Storage:
         record = self.header
         sizes = {name: array.size for name, array in self.arrays.items()}
         # no plan needs more per node, or per operand, than this
-        per_node = min(sizes[name] for name in ("work", "keys", "order", "stack", "mode", "heap", "deferred"))
+        per_node = min(sizes[name] for name in ("work", "keys", "order", "ready", "stack", "mode", "heap", "deferred"))
         record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2)
         record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["arguments"] // 8)
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own

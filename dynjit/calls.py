@@ -337,7 +337,6 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
         for i in range(count):
             node = nodes[order[first + i]]
             node.value = nodes[args[node.args + takes]].value
-    keys[key].done += count
     if operator.shared:
         call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
     else:

@@ -308,6 +308,20 @@ def call_kernel(typing, address, context, index):  # type: ignore[no-untyped-def
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def prefetch(typing, address):  # type: ignore[no-untyped-def]
+    """Asks for the cache line at an address, which is needed soon."""
+
+    def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
+        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [builder.inttoptr(args[0], pointer), i32(0), i32(3), i32(1)])
+        return target.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 def pointer_to(element: Any) -> Callable:
     """An intrinsic that makes a typed pointer of an address, for `carray`."""
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dynjit import op
 from dynjit.arena import (
+    NODE,
+    WORK,
     headers,
     int32s,
     int64s,
@@ -23,10 +25,11 @@ from dynjit.arena import (
     works_at,
 )
 from dynjit.calls import is_shared, np_int, place_alone, place_group
-from dynjit.jit import external, helper
+from dynjit.jit import external, helper, prefetch
 
 DIRECT = 12  # so few pending nodes are called one by one, without planning
 OUT_OF_MEMORY = -2
+NODE_BYTES, WORK_BYTES = NODE.itemsize, WORK.itemsize
 
 
 @helper
@@ -40,14 +43,30 @@ def want(h, number):  # type: ignore[no-untyped-def]
     own.height = 0
     own.start = -1
     own.uses = 0
+    own.takes = -1
     return 1
+
+
+@helper
+def offer_place(h, number):  # type: ignore[no-untyped-def]
+    """Lets the only consumer of a node take its place, if its result fits there; the consumer takes but one."""
+    work, nodes, signatures = works_at(h.work), nodes_at(h.nodes), signatures_at(h.signatures)
+    edge = work[number].start
+    consumer = int32s(h.consumers)[2 * edge]
+    node = nodes[consumer]
+    k = edge - node.args
+    if k < 62 and (signatures[node.signature].takes >> k) & 1:
+        operator = operators_at(h.operators)[signatures[nodes[number].signature].op]
+        if operator.flags & (op.KEEPS_RESULT | op.VIEW) == 0 and (work[consumer].takes < 0 or k < work[consumer].takes):
+            work[consumer].takes = k
 
 
 @external("int64(int64, int64, int64)")
 def mark(context, targets, count):  # type: ignore[no-untyped-def]
     """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
 
-    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
+    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers,
+    and whose place it takes.
     The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
     `consumers`.
     """
@@ -66,6 +85,8 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
         own = work[number]
         if own.stamp == h.generation:
             waiting -= 1
+            if own.uses == 1 and h.overwriting:
+                offer_place(h, number)
             node = nodes[number]
             for edge in range(node.args, node.args + node.arity):
                 new = want(h, args[edge])
@@ -81,24 +102,6 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
                     source.start = edge
         number -= 1
     return number + 1
-
-
-@helper
-def taken(h, node):  # type: ignore[no-untyped-def]
-    """The operand whose place a node takes, or -1."""
-    signatures = signatures_at(h.signatures)
-    possible = signatures[node.signature].takes
-    if possible == 0 or h.overwriting == 0:
-        return -1
-    nodes, args, work = nodes_at(h.nodes), int32s(h.args), works_at(h.work)
-    for k in range(node.arity):
-        source = args[node.args + k]
-        own = work[source]
-        if (possible >> k) & 1 and own.stamp == h.generation and own.uses == 1:
-            operator = operators_at(h.operators)[signatures[nodes[source].signature].op]
-            if operator.flags & (op.KEEPS_RESULT | op.VIEW) == 0:
-                return k
-    return -1
 
 
 @helper
@@ -130,25 +133,18 @@ def same_key(h, a, b):  # type: ignore[no-untyped-def]
 
 @helper
 def make_ready(h, number):  # type: ignore[no-untyped-def]
-    """Appends a node to its key's list of ready nodes; says whether it is the first."""
-    work, keys = works_at(h.work), keys_at(h.keys)
-    key = keys[work[number].key]
-    work[number].next = -1
-    is_first = key.head < 0
-    if is_first:
-        key.head = number
-    else:
-        work[key.tail].next = number
-    key.tail = number
-    return is_first
+    """Appends a node to its key's ready nodes; says whether it is the only one that waits."""
+    key = keys_at(h.keys)[works_at(h.work)[number].key]
+    int32s(h.ready)[key.first + key.ready] = number
+    key.ready += 1
+    return key.ready == key.done + 1
 
 
 @helper
 def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
     nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
-    node, slot = nodes[number], -1
-    takes = taken(h, node)
+    node, slot, takes = nodes[number], -1, works_at(h.work)[number].takes
     if signatures_at(h.signatures)[node.signature].alone == 0:
         slot = key_code(h, node) & (size - 1)
         # a slot is in use if the key that it names says so: the table need not be cleared
@@ -161,7 +157,7 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     key.slot = slot
     key.node = number
     key.count = 0
-    key.head = -1
+    key.ready = 0
     key.done = 0
     key.height = 0
     key.takes = takes
@@ -170,7 +166,7 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
 
 @external("int64(int64, int64)")
 def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
-    """Gives each stamped node its key, and each key the list of its nodes that are ready; returns how many keys."""
+    """Gives each stamped node its key, and each key room for the list of its ready nodes; returns how many keys."""
     h = headers(context)[0]
     work, keys = works_at(h.work), keys_at(h.keys)
     size = 16
@@ -185,8 +181,10 @@ def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
             key = keys[own.key]
             key.count += 1
             key.height += own.height
-            if own.unmet == 0:
-                make_ready(h, number)
+    room = 0
+    for key in range(count):
+        keys[key].first = room
+        room += keys[key].count
     return count
 
 
@@ -229,28 +227,42 @@ def pop(context, size):  # type: ignore[no-untyped-def]
     return result
 
 
-@external("void(int64, int64)")
-def schedule(context, count):  # type: ignore[no-untyped-def]
-    """Groups and orders the stamped nodes, which have `count` keys."""
+@helper
+def take_ready(h, key):  # type: ignore[no-untyped-def]
+    """Appends the ready nodes of a key to the order; returns how many.
+
+    They are strewn over the graph, so that memory would be waited for at each of them: what is read next is asked for
+    in advance.
+    """
+    order, ready = int32s(h.order), int32s(h.ready)
+    own, first = keys_at(h.keys)[key], h.order_count
+    count = own.ready - own.done
+    for i in range(count):
+        number = ready[own.first + own.done + i]
+        order[first + i] = number
+        prefetch(h.nodes + number * NODE_BYTES)
+        prefetch(h.work + number * WORK_BYTES)
+    h.order_count += count
+    return count
+
+
+@external("void(int64, int64, int64)")
+def schedule(context, lowest, count):  # type: ignore[no-untyped-def]
+    """Groups and orders the stamped nodes, of which number `lowest` is the first, and which have `count` keys."""
     h = headers(context)[0]
     work, keys, order, edges = works_at(h.work), keys_at(h.keys), int32s(h.order), int32s(h.consumers)
     heap_size = 0
-    for key in range(count):
-        if keys[key].head >= 0:
-            push(h, heap_size, key)
+    for number in range(lowest, h.highest + 1):
+        if work[number].stamp == h.generation and work[number].unmet == 0 and make_ready(h, number):
+            push(h, heap_size, work[number].key)
             heap_size += 1
     while heap_size > 0:
         key = pop(context, heap_size)
         heap_size -= 1
-        first = h.order_count
-        number = keys[key].head
-        keys[key].head = -1
-        while number >= 0:
-            order[h.order_count] = number
-            h.order_count += 1
-            number = work[number].next
-        place_group(context, key, first, h.order_count - first)
-        for i in range(first, h.order_count):
+        first, group = h.order_count, take_ready(h, key)
+        place_group(context, key, first, group)
+        keys[key].done += group
+        for i in range(first, first + group):
             edge = work[order[i]].start
             while edge >= 0:
                 consumer = edges[2 * edge]
@@ -279,7 +291,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
             if works_at(h.work)[number].stamp == h.generation:
                 place_alone(context, number)
     else:
-        schedule(context, assign_keys(context, lowest))
+        schedule(context, lowest, assign_keys(context, lowest))
     if h.value_top <= h.value_end:
         return 0
     for number in range(lowest, h.highest + 1):  # as before
