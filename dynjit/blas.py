@@ -37,8 +37,9 @@ CHUNK = 256 * 1024
 PACKED_DEEP, PACKED_WIDE, PACKED_DEPTH = 64, 128, 128
 # rows that a dot product adds up at a time: ten columns of them fit in the level 1 cache
 DEPTH = 512
-# A' B with k at most 32, and n at least 8 and k: dot products would hardly fill a vector, so A is transposed
-SHORT, WIDE = 32, 8
+# A' B for many columns is made of A transposed, so many of its rows at a time.  Costs, in tenths of a multiplication of
+# vectors: to turn a vector of A; to add up the lanes of a dot product
+TURNED_DEPTH, TURNING, SUMMING = 64, 65, 16
 # a product of so many multiplications (a few microseconds) is divided among threads, into so many columns or rows each
 LARGE, COLUMNS, ROWS = 400_000, 6, 16
 
@@ -625,11 +626,52 @@ def dots(real):
     return run
 
 
+def turning(element, lanes):
+    """An intrinsic that writes A' to an address: of `rows` columns of A, `count` numbers of each, both up to `lanes`.
+
+    What is written has `lanes` rows and columns, `panel` apart; beyond A's numbers it is undefined.
+    """
+
+    @intrinsic
+    def turn(typingctx, to, panel, a, lda, rows, count):
+        def codegen(context, builder, signature, args):
+            to, a = (builder.inttoptr(x, element.as_pointer()) for x in (args[0], args[2]))
+            panel, lda, rows, count = args[1], args[3], args[4], args[5]
+            full = Vectors(builder, element, lanes)
+
+            def write(source):
+                last = builder.sub(rows, I64(1))
+                lines = []
+                for i in range(lanes):
+                    line = builder.select(builder.icmp_signed("<", I64(i), rows), I64(i), last)
+                    lines.append(source.load(builder.gep(a, [builder.mul(lda, line)])))
+                width = 1
+                while width < lanes:  # after each round, blocks of twice the width are turned
+                    for i in range(lanes):
+                        if i & width == 0:
+                            lines[i], lines[i + width] = full.interleave(lines[i], lines[i + width], width)
+                    width *= 2
+                for i, line in enumerate(lines):
+                    full.store(line, builder.gep(to, [builder.mul(panel, I64(i))]))
+
+            with builder.if_else(builder.icmp_signed("==", count, I64(lanes))) as (whole, ragged):
+                with whole:
+                    write(full)
+                with ragged:
+                    write(Vectors(builder, element, lanes, count))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), codegen
+
+    return turn
+
+
 def transposing(real):
-    """The same with short columns: A is transposed for `columns`, since a dot product would fill no vector."""
+    """The same with a part of A at a time transposed for `columns`, which pays for many columns of B."""
     element, size = element_of(real)
-    panel = 4 * target()[0] // size
-    space, copy = scratch(element, panel * SHORT), copy_vector(element, 1)
+    lanes = target()[0] // size
+    panel = 4 * lanes
+    space, turn = scratch(element, panel * TURNED_DEPTH), turning(element, lanes)
 
     @intrinsic
     def multiply(typingctx, numbers):
@@ -643,10 +685,14 @@ def transposing(real):
         turned = space()
         for i in range(0, m, panel):
             rows = min(panel, m - i)
-            for d in range(k):
-                for r in range(rows):
-                    copy(turned + size * (d * panel + r), a + size * ((i + r) * k + d), 1)
-            multiply((turned, panel, b, 1, k, c + size * i, m, rows, n, k, beta))  # type: ignore[call-arg]
+            for first in range(0, max(k, 1), TURNED_DEPTH):
+                depth = min(TURNED_DEPTH, k - first)
+                for d in range(0, depth, lanes):
+                    for r in range(0, rows, lanes):
+                        to, source = turned + size * (d * panel + r), a + size * ((i + r) * k + first + d)
+                        turn(to, panel, source, k, min(lanes, rows - r), min(lanes, depth - d))
+                add = beta if first == 0 else 1
+                multiply((turned, panel, b + size * first, 1, k, c + size * i, m, rows, n, depth, add))  # type: ignore[call-arg]
 
     return run
 
@@ -700,7 +746,17 @@ def gemm_nt(builder, real, a, b, c, m, n, k, beta):
 @product
 def gemm_tn(builder, real, a, b, c, m, n, k, beta):
     """C (m, n) = beta C + A' B with A (k, m) and B (k, n); beta 0 or 1."""
-    is_short = builder.icmp_signed("<=", k, I64(SHORT))
-    is_wide = builder.and_(builder.icmp_signed(">=", n, I64(WIDE)), builder.icmp_signed(">=", n, k))
+    lanes = target()[0] // element_of(real)[1]
+
+    def vectors(count, most):
+        """How many vectors (or other pieces) of `most` numbers hold so many."""
+        return builder.sdiv(builder.add(count, I64(most - 1)), I64(most))
+
+    in_dots = builder.add(
+        builder.mul(I64(10), vectors(k, lanes)), builder.mul(I64(SUMMING), vectors(k, DEPTH))
+    )  # for each number of C; in the other form 10 k vectors(m) / m
+    spared = builder.sub(builder.mul(in_dots, m), builder.mul(builder.mul(I64(10), k), vectors(m, lanes)))
+    turning = builder.sdiv(builder.mul(builder.mul(I64(TURNING), k), m), I64(lanes))
+    pays = builder.icmp_signed(">", builder.mul(n, spared), turning)
     slots = [slot_of(builder, f"dynjit_{name}_{real}") for name in ("transposing", "dots")]
-    write_call(builder, builder.select(builder.and_(is_short, is_wide), *slots), [a, b, c, m, n, k, beta])
+    write_call(builder, builder.select(pays, *slots), [a, b, c, m, n, k, beta])
