@@ -12,7 +12,7 @@ from dynjit.arena import space
 from dynjit.errors import located
 from dynjit.memory import reserve
 from dynjit.parameters import Stored
-from dynjit.passes import follow
+from dynjit.passes import Pass, follow
 
 
 class MovingAverage(enum.Enum):
@@ -56,7 +56,7 @@ class Averages:
         """Sum of the shares that all values so far have in the average."""
         return 1.0 if self.is_cumulative else 1 - self.beta**self.count
 
-    def after_update(self, updates: int, stored: Sequence[Stored], spans: np.ndarray) -> None:
+    def after_update(self, updates: int, stored: Sequence[Stored], storage: Pass) -> None:
         """Takes the parameters' values in, if it is their turn."""
         if (updates - 1 - self.start) % self.update_freq:
             return
@@ -66,7 +66,7 @@ class Averages:
         self.count += 1
         share = 1 / self.count if self.is_cumulative else 1 - self.beta
         addresses = space.values(0, space.parameter_top).ctypes.data, self.average.ctypes.data
-        follow.call(*addresses, spans.ctypes.data, len(spans), share)
+        storage.run(follow, addresses, [share])
 
     def swap_in(self, stored: Sequence[Stored], save_weights: bool, bias_correction: bool) -> None:
         """Puts the average into the parameters that have one."""

@@ -5,11 +5,13 @@ A trainer's moments and averages lie in buffers of its own at the parameters' of
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dynjit.arena import float32s, int64s, view_of
+from dynjit import threads
+from dynjit.arena import float32s, float64s, int64s, view_of
 from dynjit.jit import Compiled, add_entry, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.parameters import LookupParameters, Parameters, Stored
 from dynjit.scalars import ZERO
@@ -17,29 +19,40 @@ from dynjit.scalars import ZERO
 # updated together: offset, elements of a row, of the part of a row that a rule sees at once, rows, offset of the rows'
 # marks (or -1), whether trainers change it
 SPAN = np.dtype([(name, "i8") for name in ("start", "item", "part", "rows", "marks", "updated")])
-spans_at = view_of(SPAN)
+# what a pass goes over, and addresses: of the arrays that it reads and writes, of the rule's numbers, of its sums
+PASS = np.dtype([(name, "i8") for name in ("spans", "count", "sparse", "parts", "arrays", "numbers", "sums")])
+spans_at, passes_at = view_of(SPAN), view_of(PASS)
+SHARED = 1 << 15  # elements from which on threads share a pass
+KERNEL = "void(int64, int64)"
+
+
+@helper
+def share_of(rows, part, parts):  # type: ignore[no-untyped-def]
+    """The rows that a part of a pass goes over: the same at each pass, so that they stay in a core's cache."""
+    return range(rows * part // parts, rows * (part + 1) // parts)
 
 
 def compiled_rule(step: Callable) -> Compiled:
-    """The update of all spans by `step(p, g, a, b, c, numbers)` over windows.
+    """The pass that updates spans by `step(p, g, a, b, c, numbers)` over windows.
 
     p: values; g: gradients; a, b, c: moments; numbers: (gradient scale, rule's own ...).
     """
     module, own = step.__module__, step
     step = helper(step)
 
-    def update(buffers, spans, count, sparse, numbers):  # type: ignore[no-untyped-def]
-        bases = int64s(buffers)
-        values, gradients, settings = float32s(bases[0]), float32s(bases[1]), float32s(numbers)
+    def update(context, part):  # type: ignore[no-untyped-def]
+        job = passes_at(context)[0]
+        bases, settings = int64s(job.arrays), float32s(job.numbers)
+        values, gradients = float32s(bases[0]), float32s(bases[1])
         first, second, third = float32s(bases[2]), float32s(bases[3]), float32s(bases[4])
         mode = flush_denormals()
-        for index in range(count):
-            span = spans_at(spans)[index]
-            for row in range(span.rows if span.updated else 0):
+        for index in range(job.count):
+            span = spans_at(job.spans)[index]
+            for row in share_of(span.rows if span.updated else 0, part, job.parts):
                 if span.marks >= 0:
                     used = gradients[span.marks + row] != ZERO
                     gradients[span.marks + row] = ZERO
-                    if sparse and not used:
+                    if job.sparse and not used:
                         continue
                 begin, size = span.start + row * span.item, span.part
                 for at in range(begin, begin + span.item, size):
@@ -52,50 +65,82 @@ def compiled_rule(step: Callable) -> Compiled:
     update.__name__ = update.__qualname__ = step.__name__ + "_update"
     update.step = own  # type: ignore[attr-defined]  # for CUDA
     update.__module__ = module  # whose source, with all that it imports, the code is made from
-    return add_entry(update, "void(int64, int64, int64, int64, int64)")
+    return add_entry(update, KERNEL)
 
 
-@entry("float64(int64, int64, int64, int64)")
-def squared_norm(gradients, spans, count, sparse):  # type: ignore[no-untyped-def]
-    """Sum of the squares of all gradients; of tables, over the marked rows only if `sparse`."""
-    g = float32s(gradients)
+@entry(KERNEL)
+def squared_norm(context, part):  # type: ignore[no-untyped-def]
+    """Sum of the squares of the gradients in the first array; of tables, over the marked rows only if `sparse`."""
+    job = passes_at(context)[0]
+    g = float32s(int64s(job.arrays)[0])
     mode = flush_denormals()
     total = 0.0
-    for index in range(count):
-        span = spans_at(spans)[index]
-        for row in range(span.rows):
-            if span.marks < 0 or not sparse or g[span.marks + row] != ZERO:
+    for index in range(job.count):
+        span = spans_at(job.spans)[index]
+        for row in share_of(span.rows, part, job.parts):
+            if span.marks < 0 or not job.sparse or g[span.marks + row] != ZERO:
                 window = g[span.start + row * span.item : span.start + (row + 1) * span.item]
-                part = ZERO
+                piece = ZERO
                 for i in range(span.item):
-                    part += window[i] * window[i]
-                total += part
+                    piece += window[i] * window[i]
+                total += piece
     set_floating_point_mode(mode)
-    return total
+    float64s(job.sums)[part] = total
 
 
-@entry("void(int64, int64, int64, float32)")
-def shrink(values, spans, count, factor):  # type: ignore[no-untyped-def]
-    """Multiplies all values by a factor: weight decay."""
-    for index in range(count):
-        span = spans_at(spans)[index]
-        if span.updated:
-            p = float32s(values)[span.start : span.start + span.item * span.rows]
+@entry(KERNEL)
+def shrink(context, part):  # type: ignore[no-untyped-def]
+    """Multiplies the values in the first array by a number: weight decay."""
+    job = passes_at(context)[0]
+    factor = float32s(job.numbers)[0]
+    for index in range(job.count):
+        span = spans_at(job.spans)[index]
+        for row in share_of(span.rows if span.updated else 0, part, job.parts):
+            p = float32s(int64s(job.arrays)[0])[span.start + row * span.item : span.start + (row + 1) * span.item]
             for i in range(p.size):
                 p[i] *= factor
 
 
-@entry("void(int64, int64, int64, int64, float32)")
-def follow(values, averages, spans, count, share):  # type: ignore[no-untyped-def]
-    """Moves averages by a share of their distance to the values."""
+@entry(KERNEL)
+def follow(context, part):  # type: ignore[no-untyped-def]
+    """Moves the averages in the second array by a share of their distance to the values in the first."""
+    job = passes_at(context)[0]
+    arrays, share = int64s(job.arrays), float32s(job.numbers)[0]
     mode = flush_denormals()
-    for index in range(count):
-        span = spans_at(spans)[index]
-        start, stop = span.start, span.start + span.item * span.rows
-        p, average = float32s(values)[start:stop], float32s(averages)[start:stop]
-        for i in range(p.size):
-            average[i] += share * (p[i] - average[i])
+    for index in range(job.count):
+        span = spans_at(job.spans)[index]
+        for row in share_of(span.rows, part, job.parts):
+            start, stop = span.start + row * span.item, span.start + (row + 1) * span.item
+            p, average = float32s(arrays[0])[start:stop], float32s(arrays[1])[start:stop]
+            for i in range(p.size):
+                average[i] += share * (p[i] - average[i])
     set_floating_point_mode(mode)
+
+
+class Pass:
+    """What goes over the storage of some parameters, piece by piece, by all threads if it is large."""
+
+    def __init__(self, spans: np.ndarray) -> None:
+        self.spans = spans
+        self.is_large = int((spans["item"] * spans["rows"]).sum()) >= SHARED
+        # arrays of ctypes: cheaper to fill than NumPy's
+        self.job, self.arrays = (ctypes.c_int64 * len(PASS.names or ()))(), (ctypes.c_int64 * 5)()
+        self.numbers, self.sums = (ctypes.c_float * 8)(), (ctypes.c_double * threads.MOST)()
+        addresses = [ctypes.addressof(array) for array in (self.arrays, self.numbers, self.sums)]
+        self.job[:] = [spans.ctypes.data, len(spans), 0, 1, *addresses]
+
+    def run(
+        self, kernel: Compiled, arrays: Sequence[int], numbers: Sequence[float] = (), sparse: bool = False
+    ) -> list[float]:
+        """Runs a kernel over all spans; returns the sums that its parts have left.
+
+        arrays: addresses of the buffers that it reads and writes;  numbers: what it takes beside.
+        """
+        parts = threads.threads() if self.is_large else 1
+        self.job[2], self.job[3] = sparse, parts
+        self.arrays[: len(arrays)], self.numbers[: len(numbers)] = list(arrays), list(numbers)
+        threads.run.call(kernel.address, ctypes.addressof(self.job), parts)
+        return self.sums[:parts]
 
 
 PIECE = 4096  # elements of a dense span that are worked on together, while they are in the first-level cache

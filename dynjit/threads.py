@@ -203,6 +203,12 @@ def share(function, context, first, parts):  # type: ignore[no-untyped-def]
     store(place(BUSY), 0)
 
 
+@entry("void(int64, int64, int64)")
+def run(function, context, parts):  # type: ignore[no-untyped-def]
+    """As `share`, for callers in Python."""
+    share(function, context, 0, parts)
+
+
 @entry("int64(int64)")
 def work(unused):  # type: ignore[no-untyped-def]
     """A worker's life."""

@@ -18,7 +18,7 @@ from dynjit.errors import GradientError, ModelFileError, located
 from dynjit.jit import Compiled
 from dynjit.memory import reserve
 from dynjit.parameters import LookupParameters, ParameterCollection, parameter_changes
-from dynjit.passes import SPAN, shrink, spans_of, squared_norm
+from dynjit.passes import SPAN, Pass, shrink, spans_of, squared_norm
 from dynjit.textformat import Block
 from dynjit.trainer_state import checked_numbers, matched, read_state, write_state
 
@@ -50,9 +50,9 @@ class Trainer:
         self._buffers = [reserve(space.parameter_end, np.float32, share=32) for _ in range(self.moments)]
         unused = space.single.v
         arrays = [space.single.v, space.single.g, *self._buffers, *[unused] * (3 - self.moments)]
-        self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
+        self.addresses = [array.ctypes.data for array in arrays]
         self._known = -1
-        self._spans = np.zeros(0, SPAN)
+        self._pass = Pass(np.zeros(0, SPAN))
 
     @property
     def buffers(self) -> list[np.ndarray]:
@@ -100,19 +100,18 @@ class Trainer:
 
     # ---- updating ----
 
-    def spans(self) -> np.ndarray:
-        """Records of what is updated and of what is frozen."""
+    def storage(self) -> Pass:
+        """What is updated, and what is frozen."""
         if self._known != parameter_changes[0]:
             self._known = parameter_changes[0]
-            self._spans = spans_of(self.model.stored, self.by_columns)
-        return self._spans
+            self._pass = Pass(spans_of(self.model.stored, self.by_columns))
+        return self._pass
 
     def norm(self) -> float:
         """Global norm of the gradients, those of frozen parameters included (as in DyNet)."""
-        spans = self.spans()
         if space.executor is not None:
-            return math.sqrt(cudapasses.squared_norm(space.executor, spans, self.sparse))
-        total = squared_norm.call(space.single.g.ctypes.data, spans.ctypes.data, len(spans), self.sparse)
+            return math.sqrt(cudapasses.squared_norm(space.executor, self.storage().spans, self.sparse))
+        total = sum(self.storage().run(squared_norm, self.addresses[1:2], sparse=self.sparse))
         return math.sqrt(total) if total >= 0 else math.nan
 
     def gradient_scale(self) -> float:
@@ -154,8 +153,8 @@ class Trainer:
         scale = self.gradient_scale()
         self.updates += 1
         self.updates_since_status += 1
-        spans = self.spans()
-        numbers = np.array((scale, *self.numbers()), np.float32)
+        storage = self.storage()
+        numbers = scale, *self.numbers()
         decay = self.model.root.weight_decay
         if space.executor is not None:
             cudapasses.update(
@@ -163,19 +162,17 @@ class Trainer:
                 self.rule.function.step,  # type: ignore[attr-defined]
                 self.by_columns,
                 self._buffers,
-                spans,
+                storage.spans,
                 self.sparse,
-                numbers,
+                np.array(numbers, np.float32),
                 1 - decay,
             )
         else:
-            self.rule.call(
-                self.addresses.ctypes.data, spans.ctypes.data, len(spans), self.sparse, numbers.ctypes.data
-            )  # fmt: skip
-        if decay > 0 and space.executor is None:
-            shrink.call(space.single.v.ctypes.data, spans.ctypes.data, len(spans), 1 - decay)
+            storage.run(self.rule, self.addresses, numbers, self.sparse)
+            if decay > 0:
+                storage.run(shrink, self.addresses[:1], [1 - decay])
         if self.averages:
-            self.averages.after_update(self.updates, self.model.stored, spans)
+            self.averages.after_update(self.updates, self.model.stored, storage)
 
     def numbers(self) -> tuple[float, ...]:
         """The rule's own numbers of this update."""
@@ -318,7 +315,7 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         state = {
             name: value for name, value in vars(self).items()
-            if name not in ("_buffers", "addresses", "averages", "_spans", "_known")
+            if name not in ("_buffers", "addresses", "averages", "_pass", "_known")
         }  # fmt: skip
         state["average"] = dataclasses.asdict(self.averages) if self.averages else None
         stored = self.model.stored

@@ -122,6 +122,34 @@ def test_products_are_the_same_but_for_rounding_and_reproducible(python: Callabl
     python(PRODUCTS)
 
 
+UPDATES = """
+import numpy as np, dynjit as dy
+found = []
+for count in (1, 3, 3):
+    dy.set_threads(count)
+    dy.reset_random_seed(1)
+    collection = dy.ParameterCollection()
+    w, b, table = collection.add_parameters((150, 300)), collection.add_parameters(300), collection.add_lookup_parameters((90, 300))
+    collection.set_weight_decay(0.01)
+    trainer = dy.AdamTrainer(collection)
+    trainer.set_clip_threshold(0.5)
+    trainer.exponential_moving_average(0.5)
+    for step in range(3):
+        dy.renew_cg()
+        dy.squared_norm(w * (table[step] + table[80] + b)).backward()
+        trainer.update()
+    trainer.swap_params_to_moving_average()
+    found.append([item.values().copy() for item in collection.stored])
+for one, three, again in zip(*found):
+    np.testing.assert_array_equal(three, again)
+    np.testing.assert_allclose(one, three, rtol=1e-5, atol=1e-7)
+"""
+
+
+def test_updates_are_the_same_but_for_rounding_and_reproducible(python: Callable) -> None:
+    python(UPDATES)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_computes(python: Callable) -> None:
     program = f"{PRODUCTS}\nimport os\npid = os.fork()\n" + PRODUCTS + "\nif pid: assert os.waitpid(pid, 0)[1] == 0"
