@@ -190,7 +190,7 @@ class Arena:
 
 
 ARRAYS: dict[str, tuple[Any, int]] = {
-    "consumers": (np.int32, NODES * 8), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES),
+    "consumers": (np.int32, NODES * 8), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES * 2),
     "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES), "keys": (KEY, NODES),
     "order": (np.int32, NODES), "stack": (np.int32, NODES), "mode": (np.int32, NODES), "heap": (np.int32, NODES),
     "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES),
@@ -211,8 +211,9 @@ class Storage:
         record = self.header
         sizes = {name: array.size for name, array in self.arrays.items()}
         # no plan needs more per node, or per operand, than this
-        per_node = min(sizes[name] for name in ("work", "keys", "order", "ready", "stack", "mode", "heap", "deferred"))
-        record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2)
+        per_node = min(sizes[name] for name in ("work", "keys", "order", "ready", "stack", "mode", "heap"))
+        record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2,
+                                      sizes["deferred"] // 2)  # fmt: skip
         record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["arguments"] // 8)
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start

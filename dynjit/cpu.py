@@ -22,9 +22,10 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
-from dynjit.calls import has_stacked, is_shared, np_int
+from dynjit.calls import has_stacked, np_int
+from dynjit.deferred import add_deferred, is_weight, join_deferred
 from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
-from dynjit.op import IN_PLACE, LEAF, LIST, SLOTS, WHOLE_BATCH
+from dynjit.op import IN_PLACE, LIST, SLOTS, WHOLE_BATCH
 from dynjit.threads import large, share, thread_count
 
 
@@ -306,7 +307,7 @@ def run_calls_back(context):  # type: ignore[no-untyped-def]
             return code
         h.cursor -= 1
     if h.stop == 0:
-        for i in range(h.deferred_count):
+        for i in range(join_deferred(context)):
             add_deferred(h, context, i)
     return -1
 
@@ -356,28 +357,3 @@ def run_call_back(h, context, index, hits):  # type: ignore[no-untyped-def]
     else:
         differentiate_some(h, context, index)
     return -1
-
-
-@helper
-def is_weight(h, shared, source, k, arity):  # type: ignore[no-untyped-def]
-    """Whether an operand is a leaf that all nodes of a group share."""
-    code = signatures_at(h.signatures)[nodes_at(h.nodes)[source].signature].op
-    return is_shared(shared, k, arity) and operators_at(h.operators)[code].flags & LEAF != 0
-
-
-@helper
-def add_deferred(h, context, i):  # type: ignore[no-untyped-def]
-    """Adds the gradients of the weights of a deferred record: one product for all columns that follow each other."""
-    record = calls_at(h.deferred)[i]
-    if record.active == 0:
-        return
-    code = signatures_at(h.signatures)[record.signature].op
-    operator = operators_at(h.operators)[code]
-    head = nodes_at(h.nodes)[int32s(h.order)[record.first]]
-    for k in range(record.arity):
-        source = int32s(h.args)[head.args + k]
-        needed = nodes_at(h.nodes)[source].flags & NEEDS_GRADIENT
-        if needed and is_weight(h, operator.shared, source, k, record.arity):
-            record.j = k
-            address = int64s(h.kernels)[code * SLOTS + 1 + (0 if operator.flags & LIST else k)]
-            call_kernel(address, context, -1 - i)

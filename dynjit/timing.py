@@ -29,14 +29,13 @@ from dynjit.arena import (
     view_of,
 )
 from dynjit.cpu import (
-    add_deferred,
-    is_weight,
     needs_gradient,
     reached_nodes,
     run_call,
     run_call_back,
     runs_whole,
 )
+from dynjit.deferred import add_deferred, is_weight, join_deferred
 from dynjit.jit import add_symbol, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.memory import reserve
 from dynjit.shape import shapes
@@ -240,7 +239,7 @@ def time_calls_back(context, recorder):  # type: ignore[no-untyped-def]
             note_backward(h, r, h.cursor - 1, hits, start, now(recorder))
         h.cursor -= 1
     if h.stop == 0:
-        for i in range(h.deferred_count):
+        for i in range(join_deferred(context)):
             if calls_at(h.deferred)[i].active:
                 start = now(recorder)
                 add_deferred(h, context, i)
