@@ -36,7 +36,7 @@ CALL = np.dtype(
 GATHER = -1  # the signature of a call that copies scattered operands together
 
 # what planning knows of a node, and of a group key: one record each, since it is needed together
-WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "takes", "start", "uses")])
+WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "equal", "start", "uses")])
 KEY = np.dtype(
     [(name, "i8") for name in ("height", "y", "scratch", "x")]
     + [(name, "i4") for name in ("count", "first", "ready", "done", "node", "deferred", "slot", "takes")]
@@ -46,12 +46,13 @@ COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
     "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending",
     "highest", "overwriting", "overwritten", "whole",
-    "whole_reached", "stops",
+    "whole_reached", "stops", "merged",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
     "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
-    "heap", "slots", "ready", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed", "scratch",
+    "heap", "slots", "ready", "twins", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed",
+    "scratch",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 
@@ -193,7 +194,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "consumers": (np.int32, NODES * 8), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES * 2),
     "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES), "keys": (KEY, NODES),
     "order": (np.int32, NODES), "stack": (np.int32, NODES), "mode": (np.int32, NODES), "heap": (np.int32, NODES),
-    "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES),
+    "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES), "twins": (np.int32, NODES * 8),
 }  # fmt: skip
 
 
@@ -214,7 +215,7 @@ class Storage:
         per_node = min(sizes[name] for name in ("work", "keys", "order", "ready", "stack", "mode", "heap"))
         record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2,
                                       sizes["deferred"] // 2)  # fmt: skip
-        record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["arguments"] // 8)
+        record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["twins"] // 2, sizes["arguments"] // 8)
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start
         record["value_end"] = min(self.end, self.start + space.most)

@@ -115,7 +115,7 @@ class ComputationGraph(NodesByNumber):
             header[name] = 0
         self._drop_plan()
         header["value_top"] = header["value_base"]
-        header["overwritten"], header["overwriting"], header["stops"] = 0, 1, 0
+        header["overwritten"], header["overwriting"], header["stops"], header["merged"] = 0, 1, 0, 0
         header["autobatch"] = settings["autobatch"] if autobatching is None else bool(autobatching)
         if self.immediate != bool(immediate_compute):
             self.immediate = bool(immediate_compute)
@@ -161,6 +161,9 @@ class ComputationGraph(NodesByNumber):
         """Takes plan and memory back to a mark; nodes that got their value since have none again."""
         for name, value in zip(MARKED, mark, strict=True):
             self.header[name] = value
+        twins = self._twins()
+        kept = twins[twins[:, 0] < self.header["arg_count"]]
+        twins[: len(kept)], self.header["merged"] = kept, len(kept)
         if space.executor is not None:
             space.executor.cut(self)
         values = self.nodes["value"][: int(self.header["node_count"])]
@@ -276,6 +279,8 @@ class ComputationGraph(NodesByNumber):
             if len(indices) != shape.batch:
                 raise ValueError(located(f"set: needs {shape.batch} indices, got {len(indices)}"))
             op.check_bound(operator, int(self.nodes[number]["signature"]), indices)
+            if self.header["merged"]:  # equal rows may be so no more
+                self._forget_overwritten()
             start = int(self.nodes[number]["data"])
             self.storage.data[start : start + len(indices)] = indices
         else:
@@ -327,13 +332,27 @@ class ComputationGraph(NodesByNumber):
         if executor is not None:
             executor.fetch(self, executor.gradients if gradient else executor.values, start, size)
 
+    def _twins(self) -> np.ndarray:
+        """A row for each operand that names another node than it was recorded with: its place, and that node."""
+        return self.storage.arrays["twins"][: 2 * int(self.header["merged"])].reshape(-1, 2)
+
+    def recorded_args(self) -> np.ndarray:
+        """The operands of all nodes, as they were recorded."""
+        args, twins = self.storage.args[: int(self.header["arg_count"])].copy(), self._twins()
+        args[twins[:, 0]] = twins[:, 1]
+        return args
+
     def _forget_overwritten(self) -> bool:
-        """Drops all results if some have been overwritten, and overwrites none from now on; says whether it did."""
+        """Drops all results if some have been overwritten or serve several nodes; from now on each node has its own.
+
+        Says whether it did.
+        """
         header = self.header
         header["overwriting"] = 0
         if not header["overwritten"]:
             return False
-        header["overwritten"] = 0
+        self.storage.args[: int(header["arg_count"])] = self.recorded_args()
+        header["overwritten"] = header["merged"] = 0
         nodes = self.nodes[: int(header["node_count"])]
         nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
         self._drop_plan()

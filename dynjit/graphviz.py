@@ -20,12 +20,6 @@ def numbers(nodes: ComputationGraph) -> range | list[int]:
     return [number for number in range(int(nodes.header["node_count"])) if nodes.has(number)]
 
 
-def operands(nodes: ComputationGraph, number: int) -> list[int]:
-    """The numbers of a node's operands."""
-    node = nodes.nodes[number]
-    return nodes.storage.args[node["args"] : node["args"] + node["arity"]].tolist()
-
-
 def escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
@@ -43,11 +37,13 @@ def dot_lines(
     # a parameter is asked for its number only if it is in the graph: asking would let it join
     names = {e.handle & 0xFFFFFFFF: name for e, name in (expression_names or {}).items() if is_of(nodes, e)}
     rows = {table.handle & 0xFFFFFFFF: found for table, found in (lookup_names or {}).items() if is_of(nodes, table)}
+    args = nodes.recorded_args()
     yield "digraph G {"
     yield "  rankdir=LR;"
     yield "  nodesep=.05;"
     for number in numbers(nodes):
-        sources, operator = operands(nodes, number), nodes.operator(number)
+        node, operator = nodes.nodes[number], nodes.operator(number)
+        sources = args[node["args"] : node["args"] + node["arity"]].tolist()
         called = f"{operator.name}({', '.join(names.get(source, f'v{source}') for source in sources)})"
         label = operator.name if compact else f"v{number} = {called}"
         if operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):

@@ -26,6 +26,7 @@ from dynjit.arena import (
 )
 from dynjit.calls import is_shared, np_int, place_alone, place_group
 from dynjit.jit import external, helper, prefetch
+from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
 
 DIRECT = 12  # so few pending nodes are called one by one, without planning
 OUT_OF_MEMORY = -2
@@ -43,30 +44,15 @@ def want(h, number):  # type: ignore[no-untyped-def]
     own.height = 0
     own.start = -1
     own.uses = 0
-    own.takes = -1
+    own.equal = NOT_EQUAL
     return 1
-
-
-@helper
-def offer_place(h, number):  # type: ignore[no-untyped-def]
-    """Lets the only consumer of a node take its place, if its result fits there; the consumer takes but one."""
-    work, nodes, signatures = works_at(h.work), nodes_at(h.nodes), signatures_at(h.signatures)
-    edge = work[number].start
-    consumer = int32s(h.consumers)[2 * edge]
-    node = nodes[consumer]
-    k = edge - node.args
-    if k < 62 and (signatures[node.signature].takes >> k) & 1:
-        operator = operators_at(h.operators)[signatures[nodes[number].signature].op]
-        if operator.flags & (op.KEEPS_RESULT | op.VIEW) == 0 and (work[consumer].takes < 0 or k < work[consumer].takes):
-            work[consumer].takes = k
 
 
 @external("int64(int64, int64, int64)")
 def mark(context, targets, count):  # type: ignore[no-untyped-def]
     """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
 
-    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers,
-    and whose place it takes.
+    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
     The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
     `consumers`.
     """
@@ -78,6 +64,7 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
         target = int64s(targets)[t]
         waiting += want(h, target)
         work[target].uses += 2  # nothing takes its place
+        work[target].equal = TARGET
         number = max(number, target)
     h.highest = number
     h.pending = waiting
@@ -85,8 +72,6 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
         own = work[number]
         if own.stamp == h.generation:
             waiting -= 1
-            if own.uses == 1 and h.overwriting:
-                offer_place(h, number)
             node = nodes[number]
             for edge in range(node.args, node.args + node.arity):
                 new = want(h, args[edge])
@@ -102,6 +87,24 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
                     source.start = edge
         number -= 1
     return number + 1
+
+
+@helper
+def taken(h, node):  # type: ignore[no-untyped-def]
+    """The operand whose place a node takes, or -1."""
+    signatures = signatures_at(h.signatures)
+    possible = signatures[node.signature].takes
+    if possible == 0 or h.overwriting == 0:
+        return -1
+    nodes, args, work = nodes_at(h.nodes), int32s(h.args), works_at(h.work)
+    for k in range(node.arity):
+        source = args[node.args + k]
+        own = work[source]
+        if (possible >> k) & 1 and own.stamp == h.generation and own.uses == 1:
+            operator = operators_at(h.operators)[signatures[nodes[source].signature].op]
+            if operator.flags & (op.KEEPS_RESULT | op.VIEW) == 0:
+                return k
+    return -1
 
 
 @helper
@@ -144,7 +147,8 @@ def make_ready(h, number):  # type: ignore[no-untyped-def]
 def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
     nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
-    node, slot, takes = nodes[number], -1, works_at(h.work)[number].takes
+    node, slot = nodes[number], -1
+    takes = taken(h, node)
     if signatures_at(h.signatures)[node.signature].alone == 0:
         slot = key_code(h, node) & (size - 1)
         # a slot is in use if the key that it names says so: the table need not be cleared
@@ -291,6 +295,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
             if works_at(h.work)[number].stamp == h.generation:
                 place_alone(context, number)
     else:
+        merge_equals(context, lowest)
         schedule(context, lowest, assign_keys(context, lowest))
     if h.value_top <= h.value_end:
         return 0

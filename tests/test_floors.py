@@ -12,7 +12,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "errors settings jit threads memory textformat legacy names",
     "shape scalars blas tiles op",
     "ops",
-    "arena kernels calls deferred plan cudakernels",
+    "arena kernels calls deferred merging plan cudakernels",
     "cpu lowering device gpu cudapasses timing recording slots calling frontend",
     "tensor nodes graph",
     "initializers sequence graphviz",

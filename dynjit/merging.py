@@ -1,0 +1,156 @@
+"""Equal nodes are computed once: equal rows of a lookup table, and what is made from these alone in the same way.
+
+Sentences and trees in one graph repeat their words; so the first layers of a network often compute the same numbers
+again.  Of equal nodes the first serves the consumers of all: their operands in `args` name it from then on, and the
+others have no value unless it is asked for.  A gradient reaches the one node from all consumers, so that sums are as
+before but for their order.  `twins` holds (place in `args`, node that was there), by which it is undone.
+
+Noise is never equal: each such node has a random stream of its own among its data.
+"""
+
+from __future__ import annotations
+
+from dynjit.arena import headers, int32s, int64s, nodes_at, operators_at, signatures_at, works_at
+from dynjit.jit import external, helper
+
+LEAST = 256  # pending nodes; in smaller graphs little is equal
+WORTH = 8  # one lookup of so many must be another's twin, or what depends on them is not searched
+NOT_EQUAL, MAY_BE_EQUAL, TARGET = 0, 1, 2  # of a node: whether there may be a twin
+NEVER_READY = 1 << 30
+
+
+@helper
+def is_parameter(h, number):  # type: ignore[no-untyped-def]
+    """Whether a node is a parameter or a lookup table: they lie in front of all graphs."""
+    value = nodes_at(h.nodes)[number].value
+    return value >= 0 and value < h.value_base
+
+
+@helper
+def data_size(h, node):  # type: ignore[no-untyped-def]
+    """How many floats and indices a node has."""
+    q = signatures_at(h.signatures)[node.signature]
+    return operators_at(h.operators)[q.op].floats + q.ids
+
+
+@helper
+def code_of(h, node):  # type: ignore[no-untyped-def]
+    """Hash of all that a node's value depends on."""
+    args, data = int32s(h.args), int64s(h.data)
+    code = node.signature * 1000003 + node.flags
+    for k in range(node.arity):
+        code = (code * 1000003) ^ args[node.args + k]
+    for i in range(data_size(h, node)):
+        code = (code * 1000003) ^ data[node.data + i]
+    return code ^ ((code >> 23) & 0xFFFFFFFF)
+
+
+@helper
+def equal(h, a, b):  # type: ignore[no-untyped-def]
+    """Whether two nodes have the same value and pass gradients on alike."""
+    if a.signature != b.signature or a.flags != b.flags:
+        return False
+    args, data, k, i = int32s(h.args), int64s(h.data), 0, 0
+    while k < a.arity and args[a.args + k] == args[b.args + k]:
+        k += 1
+    count = data_size(h, a)
+    while i < count and data[a.data + i] == data[b.data + i]:
+        i += 1
+    return k == a.arity and i == count
+
+
+@helper
+def first_equal(h, number, size):  # type: ignore[no-untyped-def]
+    """The first node equal to this one, which may be itself; it enters a hash table of `size` slots if it is."""
+    nodes, work, slots = nodes_at(h.nodes), works_at(h.work), int32s(h.slots)
+    slot = code_of(h, nodes[number]) & (size - 1)
+    while True:
+        known = slots[slot]
+        # a slot is in use if the node that it names says so: the table need not be cleared
+        if known < 0 or known >= number or work[known].stamp != h.generation or work[known].key != slot:
+            break
+        if equal(h, nodes[known], nodes[number]):
+            return known + 0
+        slot = (slot + 1) & (size - 1)
+    slots[slot] = number
+    work[number].key = slot
+    return number
+
+
+@helper
+def merge(h, first, number):  # type: ignore[no-untyped-def]
+    """Lets a node serve the consumers of an equal one."""
+    nodes, args, work = nodes_at(h.nodes), int32s(h.args), works_at(h.work)
+    edges, twins = int32s(h.consumers), int32s(h.twins)
+    own, known, node = work[number], work[first], nodes[number]
+    last, edge = -1, own.start
+    while edge >= 0:
+        args[edge] = first
+        twins[2 * h.merged] = edge
+        twins[2 * h.merged + 1] = number
+        h.merged += 1
+        last = edge
+        edge = edges[2 * edge + 1]
+    if last >= 0:
+        edges[2 * last + 1] = known.start
+        known.start = own.start
+    known.uses += own.uses
+    known.height = max(known.height, own.height)
+    for edge in range(node.args, node.args + node.arity):
+        work[args[edge]].uses -= 1
+    own.stamp = 0
+    own.unmet = NEVER_READY
+    h.pending -= 1
+    h.overwritten += 1
+
+
+@helper
+def is_made_of_parameters(h, node):  # type: ignore[no-untyped-def]
+    for k in range(node.arity):
+        if not is_parameter(h, int32s(h.args)[node.args + k]):
+            return False
+    return node.arity > 0
+
+
+@helper
+def is_made_of_equals(h, node):  # type: ignore[no-untyped-def]
+    """Whether all operands are parameters or nodes that have twins, perhaps, of which there is one at least."""
+    args, work, found = int32s(h.args), works_at(h.work), False
+    for k in range(node.arity):
+        source = args[node.args + k]
+        if work[source].stamp == h.generation and work[source].equal == MAY_BE_EQUAL:
+            found = True
+        elif not is_parameter(h, source):
+            return False
+    return found
+
+
+@external("void(int64, int64)")
+def merge_equals(context, lowest):  # type: ignore[no-untyped-def]
+    """Merges the stamped nodes, of which number `lowest` is the first, as far as it is worth it."""
+    h = headers(context)[0]
+    if h.pending < LEAST or h.overwriting == 0:
+        return
+    nodes, work = nodes_at(h.nodes), works_at(h.work)
+    size, found, total = 16, 0, 0
+    while size < 2 * h.pending:
+        size *= 2
+    for number in range(lowest, h.highest + 1):
+        own = work[number]
+        if own.stamp == h.generation and is_made_of_parameters(h, nodes[number]):
+            total += 1
+            first = first_equal(h, number, size)
+            if first != number and own.equal != TARGET:
+                work[first].equal = max(work[first].equal, MAY_BE_EQUAL)
+                merge(h, first, number)
+                found += 1
+    if found * WORTH < total or found == 0:
+        return
+    for number in range(lowest, h.highest + 1):
+        own, node = work[number], nodes[number]
+        if own.stamp == h.generation and is_made_of_equals(h, node):
+            first = first_equal(h, number, size)
+            if own.equal != TARGET:
+                own.equal = MAY_BE_EQUAL
+                if first != number:
+                    merge(h, first, number)
