@@ -39,7 +39,10 @@ GATHER = -1  # the signature of a call that copies scattered operands together
 WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "equal", "start", "uses")])
 KEY = np.dtype(
     [(name, "i8") for name in ("height", "y", "scratch", "x")]
-    + [(name, "i4") for name in ("count", "first", "ready", "done", "node", "deferred", "slot", "takes")]
+    + [
+        (name, "i4")
+        for name in ("count", "first", "ready", "done", "node", "deferred", "slot", "takes", "is_product", "unused")
+    ]
 )
 
 COUNTERS = (

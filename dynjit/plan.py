@@ -1,8 +1,9 @@
 """From pending nodes to groups: which nodes run together, and in which order.
 
-Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.  Among
-the keys that have ready nodes the one whose nodes are on average farthest from the target goes first, so that nodes
-that nothing waits for (losses, output layers) gather until all of them are ready.
+Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.
+Products wait while anything else is ready, for they gain most from each other.  Among equals the key whose nodes are on
+average farthest from the target goes first, so that nodes that nothing waits for (losses, output layers) gather until
+all of them are ready.
 
 A result that one node alone needs, and no gradient, lies where that node may put its own: W x in b + W x, and that in
 its tanh.  Such a node *takes* its operand's place; the operand has no value any more, and is computed anew if it is
@@ -24,7 +25,7 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
-from dynjit.calls import is_shared, np_int, place_alone, place_group
+from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
 from dynjit.jit import external, helper, prefetch
 from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
 
@@ -144,6 +145,13 @@ def make_ready(h, number):  # type: ignore[no-untyped-def]
 
 
 @helper
+def is_product(h, node):  # type: ignore[no-untyped-def]
+    """Whether a node's operands are weights and what they are applied to: such nodes gain most from each other."""
+    shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
+    return shared != 0 and has_stacked(shared, node.arity)
+
+
+@helper
 def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
     nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
@@ -153,7 +161,10 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
         slot = key_code(h, node) & (size - 1)
         # a slot is in use if the key that it names says so: the table need not be cleared
         while slots[slot] < count and keys[slots[slot]].slot == slot:
-            if keys[slots[slot]].takes == takes and same_key(h, nodes[keys[slots[slot]].node], node):
+            known = keys[slots[slot]]
+            if (known.takes == takes or known.is_product) and same_key(h, nodes[known.node], node):
+                if known.takes != takes:  # rather all products with places of their own than two groups
+                    known.takes = -1
                 return np_int(slots[slot])
             slot = (slot + 1) & (size - 1)
         slots[slot] = count
@@ -165,6 +176,7 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     key.done = 0
     key.height = 0
     key.takes = takes
+    key.is_product = is_product(h, node)
     return count
 
 
@@ -194,8 +206,10 @@ def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
 
 @helper
 def before(h, a, b):  # type: ignore[no-untyped-def]
-    """Whether key a goes before key b: its nodes are on average farther from the target."""
+    """Whether key a goes before key b: it is no product, or its nodes are on average farther from the target."""
     keys = keys_at(h.keys)
+    if keys[a].is_product != keys[b].is_product:
+        return keys[b].is_product != 0
     left, right = keys[a].height * keys[b].count, keys[b].height * keys[a].count
     return left > right or (left == right and a > b)
 
