@@ -55,6 +55,11 @@ class Shape(NamedTuple):
         """(elements before, along, behind) an axis of one item: the item as a (before, along, behind) tensor."""
         return math.prod(self.dims[:axis]), self.dim(axis), math.prod(self.dims[axis + 1 :])
 
+    def truncated(self) -> Shape:
+        """Without trailing axes of size 1 behind the first."""
+        rank = max((axis + 1 for axis, size in enumerate(self.dims) if size != 1), default=1)
+        return Shape(self.dims[:rank], self.batch)
+
     def __str__(self) -> str:
         dims = f"({', '.join(map(str, self.dims))}{',' if len(self.dims) == 1 else ''})"
         return dims if self.batch == 1 else f"{dims} x {self.batch}"
