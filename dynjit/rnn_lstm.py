@@ -127,14 +127,14 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         return layers
 
     def set_sparsity(self, sparsity: float) -> None:
-        """Masks the share `sparsity` (0 to 1) of all weights, those of the smallest magnitude; biases stay.
+        """Masks the share `sparsity` (0 to 1) of all weights: first those that are masked, then the smallest ones.
 
-        Raises ValueError for other shares.
+        Biases stay.  Raises ValueError for other shares.
         """
         if not 0 <= sparsity <= 1:
             raise ValueError(located(f"set_sparsity: needs a share from 0 to 1, got {sparsity}"))
         pairs = [(w, m) for w_x, w_h, _, mask_x, mask_h in self._parameters for w, m in ((w_x, mask_x), (w_h, mask_h))]
-        sizes = np.concatenate([np.abs(weights.values()) for weights, _ in pairs])
+        sizes = np.concatenate([np.abs(weights.values() * mask.values()) for weights, mask in pairs])
         keep = np.ones(sizes.size, np.float32)
         keep[np.argsort(sizes, kind="stable")[: int(sizes.size * sparsity + 1e-6)]] = 0
         start = 0
