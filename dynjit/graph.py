@@ -305,7 +305,7 @@ class ComputationGraph(NodesByNumber):
             raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
         if space.executor is None:
-            engine.start_backward.call(self.address, number, int(full))
+            engine.start_backward.call(self.address, number, bool(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
         if space.executor is None:
             self.run_backward()

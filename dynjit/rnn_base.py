@@ -11,7 +11,7 @@ from dynjit.graph import Expression
 from dynjit.ops import binary, layout, leaf, noise
 from dynjit.parameters import ParameterCollection, Parameters
 from dynjit.sequence import number_in_graph, program_from, record_step, record_steps
-from dynjit.shape import as_number, kind_of
+from dynjit.shape import as_batch, as_list, as_number, kind_of
 
 __all__ = ["Builder", "RNNBuilder", "RNNState", "Run", "StackedRNNState"]
 
@@ -44,7 +44,7 @@ class RNNState:
     def add_inputs(self, xs: Iterable[Expression]) -> list[RNNState]:
         """The states after each input."""
         states, state = [], self
-        for x in xs:
+        for x in as_list("add_inputs", "expressions", xs):
             state = state.add_input(x)
             states.append(state)
         return states
@@ -53,7 +53,7 @@ class RNNState:
         """The outputs of the top layer after each input; cheaper than `add_inputs`."""
         run = self._run
         run.check()
-        return record_steps(run.programs, run.objects, self._vectors, list(xs), run)
+        return record_steps(run.programs, run.objects, self._vectors, as_list("transduce", "expressions", xs), run)
 
     def output(self) -> Expression | None:
         """The top layer's output; None before any input."""
@@ -73,7 +73,8 @@ class RNNState:
         Raises ValueError for another number of them, and for a state of an earlier graph.
         """
         self._run.check()
-        h, builder = tuple(es or ()), self._run.builder
+        builder = self._run.builder
+        h = vectors_of(f"{builder.whoami()}.set_h", es)
         if len(h) != builder.layers:
             raise ValueError(located(
                 f"{builder.whoami()}.set_h: needs as many expressions as layers, {builder.layers}, got {len(h)}"
@@ -88,7 +89,8 @@ class RNNState:
         Raises ValueError for another number of them, and for a state of an earlier graph.
         """
         self._run.check()
-        vectors, builder = tuple(es or ()), self._run.builder
+        builder = self._run.builder
+        vectors = vectors_of(f"{builder.whoami()}.set_s", es)
         layers, whole = builder.layers, builder.layers * builder.vectors_per_layer
         if len(vectors) not in (layers, whole):
             raise ValueError(located(
@@ -108,11 +110,23 @@ class RNNState:
         return self._run.builder
 
 
+def vectors_of(operator: str, es: Any) -> Vectors:
+    """Expressions of the current graph, given as a list; None counts as none."""
+    vectors = () if es is None else tuple(as_list(operator, "expressions", es))
+    for vector in vectors:
+        if not isinstance(vector, Expression):
+            raise TypeError(located(f"{operator}: needs expressions, got {kind_of(vector)}"))
+        vector._node()
+    return vectors
+
+
 class StackedRNNState:
     """Several states, each fed by the output of the one before."""
 
     def __init__(self, states: Sequence[RNNState], prev: StackedRNNState | None = None) -> None:
-        self.states, self._prev = list(states), prev
+        self.states, self._prev = as_list("StackedRNNState", "states", states), prev
+        if not self.states or not all(isinstance(state, RNNState) for state in self.states):
+            raise TypeError(located("StackedRNNState: needs a list of one RNNState or more"))
 
     def add_input(self, x: Expression) -> StackedRNNState:
         """The states after one more input."""
@@ -125,7 +139,7 @@ class StackedRNNState:
     def add_inputs(self, xs: Iterable[Expression]) -> list[StackedRNNState]:
         """The states after each input."""
         states, state = [], self
-        for x in xs:
+        for x in as_list("add_inputs", "expressions", xs):
             state = state.add_input(x)
             states.append(state)
         return states
@@ -157,7 +171,7 @@ def checked_sizes(
     if not isinstance(model, ParameterCollection):
         raise TypeError(located(f"{builder}: needs a ParameterCollection, got {kind_of(model)}"))
     sizes = [as_number(builder, size) for size in (layers, input_dim, hidden_dim)]
-    if not (1 <= min(sizes) <= max(sizes) < 1 << 40 and sizes[0] <= MOST_LAYERS):
+    if not (all(1 <= size < 1 << 40 for size in sizes) and sizes[0] <= MOST_LAYERS):
         raise ValueError(located(
             f"{builder}: needs layers, input_dim and hidden_dim of 1 or more, and at most {MOST_LAYERS} layers, "
             f"got {layers}, {input_dim}, {hidden_dim}"
@@ -398,7 +412,8 @@ class RNNBuilder(Builder):
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[Sequence[float]], update: bool = True) -> RNNState:
         """The state before any input, with initial vectors given as lists of numbers."""
-        return self.initial_state([leaf.inputVector(vector) for vector in vecs], update)
+        vectors = as_list(f"{self.whoami()}.initial_state_from_raw_vectors", "lists", vecs)
+        return self.initial_state([leaf.inputVector(vector) for vector in vectors], update)
 
 
 class MaskedRNNBuilder(RNNBuilder):
@@ -410,8 +425,9 @@ class MaskedRNNBuilder(RNNBuilder):
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws new masks for a mini-batch size; raises ValueError before `initial_state` in this graph."""
+        batch = as_batch(f"{self.whoami()}.set_dropout_masks", batch_size)
         for run in self._current_runs("set_dropout_masks"):
-            run.set_masks(self._draw_masks(int(batch_size)))
+            run.set_masks(self._draw_masks(batch))
 
 
 def mask(size: int, rate: float, batch: int) -> Expression | None:

@@ -21,7 +21,7 @@ from dynjit.ops.binary import add
 from dynjit.ops.linear import affine_transform, product
 from dynjit.ops.loss import pickneglogsoftmax
 from dynjit.parameters import ParameterCollection, Parameters
-from dynjit.shape import as_number
+from dynjit.shape import as_integer, as_integers, as_number, dim_of, kind_of
 
 __all__ = ["ClassFactoredSoftmaxBuilder", "HierarchicalSoftmaxBuilder", "SoftmaxBuilder", "StandardSoftmaxBuilder"]
 
@@ -104,11 +104,11 @@ class SoftmaxBuilder:
 
         Raises ValueError unless there are as many classes as items, IndexError if there is no such class.
         """
-        batch = x.dim()[1]
-        if len(c) != batch:
-            raise ValueError(located(f"neg_log_softmax_batch: needs {batch} classes, got {len(c)}"))
+        batch, chosen_classes = dim_of("neg_log_softmax_batch", x)[1], as_integers("neg_log_softmax_batch", c)
+        if len(chosen_classes) != batch:
+            raise ValueError(located(f"neg_log_softmax_batch: needs {batch} classes, got {len(chosen_classes)}"))
         items = [layout.pick_batch_elem(x, b) for b in range(batch)]
-        losses = [self.neg_log_softmax(item, chosen, update) for item, chosen in zip(items, c)]
+        losses = [self.neg_log_softmax(item, chosen, update) for item, chosen in zip(items, chosen_classes)]
         return layout.concatenate_to_batch(losses)  # type: ignore[no-any-return]
 
 
@@ -132,7 +132,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
 
     def __init__(self, input_dim: float, num_classes: float, pc: ParameterCollection, bias: bool = True) -> None:
         super().__init__(input_dim, pc)
-        if int(num_classes) < 1:
+        if not 1 <= as_number(self.whoami(), num_classes) < 1 << 40:
             raise ValueError(located(f"StandardSoftmaxBuilder: needs 1 class or more, got {num_classes}"))
         self._add_weights(int(num_classes), bool(bias))
         self.spec = self.input_dim, int(num_classes), bool(bias)
@@ -146,7 +146,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         return pickneglogsoftmax(self._scores(0, x, update), c)  # type: ignore[no-any-return]
 
     def neg_log_softmax_batch(self, x: Expression, c: Sequence[int], update: bool = True) -> Expression:
-        return loss.pickneglogsoftmax_batch(self._scores(0, x, update), list(c))  # type: ignore[no-any-return]
+        return loss.pickneglogsoftmax_batch(self._scores(0, x, update), as_integers("neg_log_softmax_batch", c))  # type: ignore[no-any-return]
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         return softmax.log_softmax(self._scores(0, x, update))  # type: ignore[no-any-return]
@@ -164,7 +164,9 @@ def read_lines(operator: str, file: str, dic: Mapping[str, int]) -> Iterator[tup
     Raises ValueError for a line that is none, a word that `dic` lacks or that stands there twice, a file without words,
     and a `dic` whose numbers are not 0, 1, ...
     """
-    if sorted(dic.values()) != list(range(len(dic))):
+    if not isinstance(dic, Mapping):
+        raise TypeError(located(f"{operator}: needs a dic of words to numbers, got {kind_of(dic)}"))
+    if sorted(as_integers(operator, list(dic.values()))) != list(range(len(dic))):
         raise ValueError(located(f"{operator}: needs a dic of words to the numbers 0 to {len(dic) - 1}, each once"))
     seen: set[str] = set()
     with open(os.fspath(file), encoding="utf-8") as lines:
@@ -186,6 +188,7 @@ def read_lines(operator: str, file: str, dic: Mapping[str, int]) -> Iterator[tup
 
 def found(table: Mapping[int, Any], word: int, count: int) -> Any:
     """What a table has of a word; IndexError for a number that no word has, ValueError for a word without class."""
+    word = as_integer("neg_log_softmax", word)
     if not 0 <= word < count:
         raise IndexError(located(f"neg_log_softmax: needs a word from 0 to {count - 1}, got {word}"))
     if word not in table:
@@ -233,6 +236,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         return cls(*spec[:3], pc, *spec[3:])  # type: ignore[call-arg]
 
     def _class(self, classid: int) -> int:
+        classid = as_integer(self.whoami(), classid)
         if not 0 <= classid < len(self.words):
             raise IndexError(located(
                 f"{self.whoami()}: needs a class from 0 to {len(self.words) - 1}, got {classid}"
@@ -255,7 +259,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:
         """log P(word | class, x) of the words of a class, in nats.  Raises IndexError if there is no such class."""
         scores = self.subclass_logits(x, classid, update)
-        return softmax.log_softmax(scores) if self._weights_of[classid] >= 0 else scores  # type: ignore[no-any-return]
+        return softmax.log_softmax(scores) if self._weights_of[self._class(classid)] >= 0 else scores  # type: ignore[no-any-return]
 
     def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
         classid, index = found(self.place, c, len(self._order))

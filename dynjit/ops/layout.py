@@ -686,6 +686,8 @@ def subscript(e: Any, shape: Shape, index: Any) -> Any:
     ValueError for a step below 1 and for a range that is empty or leaves the axis.
     """
     entries = index if isinstance(index, tuple) else (index,)
+    if not entries:
+        return e
     rank, sizes = len(shape.dims), (*shape.dims, shape.batch)
     if len(entries) > rank + 1:
         raise IndexError(errors.located(f"[]: needs at most {rank + 1} entries for {shape}, got {len(entries)}"))
