@@ -288,21 +288,26 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
 
 @dataclass
 class Fork:
-    """A node of the tree: its branches are words or further forks, in the order in which the file first names them."""
+    """A node of the tree: its branches are words, or ~k for the k-th fork, in the order in which the file names them.
 
-    branches: list[int | Fork] = field(default_factory=list)
-    forks: dict[str, Fork] = field(default_factory=dict)
+    Forks know each other by number, so that copies and pickles of deep trees need no deep stack.
+    """
+
+    branches: list[int] = field(default_factory=list)
+    further: dict[str, int] = field(default_factory=dict)  # numbers of the forks below, by symbol
     weights: int = -1  # number of its weight matrix; -1 if it has one branch
 
-    def at(self, path: Sequence[str]) -> Fork:
-        """The fork at the end of a path; the missing ones are made."""
-        fork = self
-        for symbol in path:
-            if symbol not in fork.forks:
-                fork.forks[symbol] = Fork()
-                fork.branches.append(fork.forks[symbol])
-            fork = fork.forks[symbol]
-        return fork
+
+def fork_at(forks: list[Fork], path: Sequence[str]) -> Fork:
+    """The fork at the end of a path from the first one; the missing ones are made."""
+    fork = forks[0]
+    for symbol in path:
+        if symbol not in fork.further:
+            fork.further[symbol] = len(forks)
+            fork.branches.append(~len(forks))
+            forks.append(Fork())
+        fork = forks[fork.further[symbol]]
+    return fork
 
 
 class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
@@ -319,9 +324,9 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     collection_name = "hierarchical-softmax-builder"
 
     def __init__(self, input_dim: float, cluster_file: str, dic: Mapping[str, int], pc: ParameterCollection) -> None:
-        self.root = Fork()
+        self.forks = [Fork()]
         for path, word in read_lines(self.whoami(), cluster_file, dic):
-            self.root.at(path).branches.append(word)
+            fork_at(self.forks, path).branches.append(word)
         super().__init__(input_dim, pc)
         self.spec = self.input_dim, cluster_file, dict(dic)
         self.turns: dict[int, list[tuple[int, int]]] = {}  # of each word: numbers of weights and branch
@@ -343,7 +348,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def _grow(self) -> None:
         """Gives all forks their weights, and finds the turns to all words; a fork comes before its branches."""
-        open_forks: list[tuple[Fork, list[tuple[int, int]]]] = [(self.root, [])]
+        open_forks: list[tuple[Fork, list[tuple[int, int]]]] = [(self.forks[0], [])]
         while open_forks:
             fork, turns = open_forks.pop()
             size = len(fork.branches)
@@ -353,8 +358,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
             further = []
             for i, branch in enumerate(fork.branches):
                 path = [*turns, (fork.weights, i)] if size > 1 else turns
-                if isinstance(branch, Fork):
-                    further.append((branch, path))
+                if branch < 0:
+                    further.append((self.forks[~branch], path))
                 else:
                     self.turns[branch] = path
             open_forks += reversed(further)
@@ -387,8 +392,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         return self.full_log_distribution(x, update)
 
     def sample(self, x: Expression) -> int:
-        branch: int | Fork = self.root
-        while isinstance(branch, Fork):
-            k = branch.weights
-            branch = branch.branches[0 if k < 0 else draw(self._branches(k, x, False))]
+        branch = ~0
+        while branch < 0:
+            fork = self.forks[~branch]
+            branch = fork.branches[0 if fork.weights < 0 else draw(self._branches(fork.weights, x, False))]
         return branch
