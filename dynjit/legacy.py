@@ -107,6 +107,8 @@ def available_devices() -> list[bytes]:
 
 def check_device(operator: str, name: Any) -> None:
     """Raises NoCudaError for a GPU that does not compute, RuntimeError for what is no device's name; "" is right."""
+    if type(name) is str and name in ("", "CPU"):
+        return
     text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
     if not isinstance(name, (str, bytes)) or text not in ("", *(device.name.decode() for device in DEVICES)):
         error = NoCudaError if text.startswith("GPU:") else RuntimeError

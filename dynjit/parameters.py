@@ -56,13 +56,13 @@ class Stored(NativeParameter):
     def join(self) -> int:
         """Its node in the current graph."""
         if not self.has_joined():
-            number = graph.current.add_leaf(*(int(value) for value in recording.parameters[self.number]))
-            self.handle = graph.current.version() << 32 | number  # type: ignore[misc]
+            number = graph.here().add_leaf(*(int(value) for value in recording.parameters[self.number]))
+            self.handle = graph.here().version() << 32 | number  # type: ignore[misc]
         return self.handle & 0xFFFFFFFF
 
     def has_joined(self) -> bool:
         """Whether its handle is that of its node in the current graph, and not of another since the graph was cut."""
-        current, number = graph.current, self.handle & 0xFFFFFFFF
+        current, number = graph.here(), self.handle & 0xFFFFFFFF
         if self.handle >> 32 != current.version() or not current.has(number):
             return False
         known, own = current.nodes[number], recording.parameters[self.number]
@@ -74,7 +74,7 @@ class Stored(NativeParameter):
     def constant(self) -> Expression:
         """Itself as a constant of the current graph: no gradient flows to it."""
         signature, start, _ = (int(value) for value in recording.parameters[self.number])
-        return graph.expression_at(graph.current.add_leaf(signature, start, FROZEN))
+        return graph.expression_at(graph.here().add_leaf(signature, start, FROZEN))
 
     def name(self) -> str:
         """Full name, such as /encoder/W."""

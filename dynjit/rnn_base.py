@@ -37,7 +37,7 @@ class RNNState:
         x: (input_dim,) x batch.  Raises ValueError for a state of an earlier graph, ShapeError for another shape.
         """
         run = self._run
-        if run.version != graph.current._version:
+        if not self._vectors:  # else they are checked where the step is recorded
             run.check()
         return RNNState(run, record_step(run.programs, run.objects, self._vectors, x, run), self)
 
@@ -186,7 +186,7 @@ class Run:
 
     def __init__(self, builder: Builder, update: bool) -> None:
         self.builder: Any = builder
-        self.version, self.era = graph.current.version(), graph.current.era
+        self.version, self.era = graph.here().version(), graph.here().era
         self.parameters = builder._in_graph(update)
         self.norms = [in_graph(norms, update) for norms in builder._norms]
         self._zero: Expression | None = None
@@ -205,23 +205,23 @@ class Run:
 
     def check(self) -> None:
         """Raises ValueError if the graph has been renewed since."""
-        if self.version != graph.current.version():
+        if self.version != graph.here().version():
             raise ValueError(located("Using stale builder: call initial_state() after renewing the graph"))
 
     def is_current(self) -> bool:
         """Whether it is of the current graph, and `cg_revert` has dropped none of its nodes."""
-        if self.era is graph.current.era:
+        if self.era is graph.here().era:
             return True
-        if self.version != graph.current.version():
+        if self.version != graph.here().version():
             return False
         # of nodes made together the last tells
         last = [p for layer in self.parameters for p in layer if not isinstance(p, Parameters)][-1:]
         last += [by for layer in self.masks or () for by in layer if by is not None][-1:]
         if self._zero is not None:
             last.append(self._zero)
-        if not all(graph.current.has(node.handle & 0xFFFFFFFF) for node in last):
+        if not all(graph.here().has(node.handle & 0xFFFFFFFF) for node in last):
             return False
-        self.era = graph.current.era
+        self.era = graph.here().era
         return True
 
     @property
@@ -244,7 +244,7 @@ class Run:
         is_new = frontend.is_native and self.programs[which] is None and isinstance(x, Expression)
         if is_new:
             vectors, x = self._apart(vectors, x)
-        first = int(graph.current.header["node_count"])
+        first = int(graph.here().header["node_count"])
         split = size - builder.layers
         others, h, output = builder._step(self, tuple(vectors[:split]), tuple(vectors[split:]), x)
         results = [*others, *h, output]
@@ -407,7 +407,9 @@ class RNNBuilder(Builder):
         Without `vecs` the same state is given again in the same graph.
         Raises ValueError for a wrong number of vectors.
         """
-        run = self._run(bool(update))
+        run = self._runs.get(bool(update))
+        if run is None or run.era is not graph.here().era:
+            run = self._run(bool(update))
         return run.initial if vecs is None else run.initial.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[Sequence[float]], update: bool = True) -> RNNState:

@@ -72,11 +72,11 @@ class SoftmaxBuilder:
         return product(W, x) if b is None else affine_transform([b, W, x])  # type: ignore[no-any-return]
 
     def _constant(self, k: int) -> tuple[Any, Any]:
-        version = graph.current.version()
+        version = graph.here().version()
         if self._version != version:
             self._constants, self._version = {}, version
         pair = self._constants.get(k)
-        if pair is None or not graph.current.has(pair[0].handle & 0xFFFFFFFF):  # dropped by `cg_revert`
+        if pair is None or not graph.here().has(pair[0].handle & 0xFFFFFFFF):  # dropped by `cg_revert`
             W, b = self._parameters[k]
             pair = self._constants[k] = W.expr(False), None if b is None else b.expr(False)
         return pair
