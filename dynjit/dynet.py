@@ -278,27 +278,27 @@ def renew_cg(
     check_validity: raise RuntimeError where a computed value is NaN or infinite.
     autobatching: compute equal nodes together (None: as the process is set).
     """
-    return graph.current.renew(immediate_compute, check_validity, autobatching)
+    return graph.here().renew(immediate_compute, check_validity, autobatching)
 
 
 def cg() -> ComputationGraph:
     """The current graph."""
-    return graph.current
+    return graph.here()
 
 
 def cg_version() -> int:
     """Number of the current graph's generation; grows at each renew."""
-    return graph.current.version()
+    return graph.here().version()
 
 
 def cg_checkpoint() -> None:
     """Pushes a mark to which `cg_revert` returns."""
-    graph.current.checkpoint()
+    graph.here().checkpoint()
 
 
 def cg_revert() -> None:
     """Drops the nodes made since the last mark."""
-    graph.current.revert()
+    graph.here().revert()
 
 
 def forward(exps: Sequence[Expression], recalculate: bool = False) -> None:
@@ -306,7 +306,7 @@ def forward(exps: Sequence[Expression], recalculate: bool = False) -> None:
 
     Raises TypeError for what is no list of expressions.
     """
-    graph.current.evaluate([e._node() for e in expressions_of("forward", exps)], recalculate)
+    graph.here().evaluate([e._node() for e in expressions_of("forward", exps)], recalculate)
 
 
 def expressions_of(operator: str, exps: Sequence[Expression]) -> list[Expression]:

@@ -310,7 +310,7 @@ class ComputationGraph(NodesByNumber):
             raise RuntimeError(located("backward: needs an expression with gradients, got one made inside no_grad()"))
         self.evaluate([number])
         if space.executor is None:
-            engine.start_backward.call(self.address, number, int(full))
+            engine.start_backward.call(self.address, number, bool(full))
         self.backward_from, self.backward_top = number, int(self.header["value_top"])
         if space.executor is None:
             self.run_backward()
@@ -773,7 +773,9 @@ def power(a: Expression, exponent: Any) -> Expression:
     if isinstance(exponent, Expression):
         return binary.power(a, exponent)  # type: ignore[no-any-return]
     number = number_of("**", exponent)
-    return unary.square(a) if number == 2 else binary.power(a, leaf.constant((1,), number))  # type: ignore[no-any-return]
+    if number == 2 and a.dim()[0][-1:] != (1,):  # of which a power has none behind the first
+        return unary.square(a)  # type: ignore[no-any-return]
+    return binary.power(a, leaf.constant((1,), number))  # type: ignore[no-any-return]
 
 
 def subscript(a: Expression, index: Any) -> Expression:

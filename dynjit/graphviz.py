@@ -66,7 +66,7 @@ def is_of(nodes: ComputationGraph, expression: Expression) -> bool:
 
 def print_text_graphviz() -> None:
     """Prints the current graph in the DOT language."""
-    print("\n".join(dot_lines(graph.current)))
+    print("\n".join(dot_lines(graph.here())))
 
 
 def print_graphviz(
@@ -82,7 +82,7 @@ def print_graphviz(
             raise TypeError(located(f"print_graphviz: needs names as a dict, got {type(names).__name__}"))
     if collapse_birnns:
         print("// collapse_birnns is not supported: both directions of each layer are shown")
-    print("\n".join(dot_lines(graph.current, compact, show_dims, expression_names, lookup_names)))
+    print("\n".join(dot_lines(graph.here(), compact, show_dims, expression_names, lookup_names)))
 
 
 def described(window: np.ndarray | None, shape: Any, nan_check_only: bool) -> str:
@@ -126,4 +126,4 @@ def dump_cg(
 
     nan_check_only: whether they are finite, instead of the numbers.
     """
-    dump(graph.current, filename, show_values, show_gradients, nan_check_only)
+    dump(graph.here(), filename, show_values, show_gradients, nan_check_only)

@@ -11,7 +11,8 @@ import numpy as np
 
 from dynjit.arena import random_state
 from dynjit.errors import ShapeError, located
-from dynjit.shape import as_integer, as_number
+from dynjit.ops.leaf import as_numbers
+from dynjit.shape import as_finite, as_integer, as_number
 
 generator = np.random.default_rng()
 
@@ -40,7 +41,7 @@ class NormalInitializer(PyInitializer):
     """Normal distribution with a mean and a variance (not a standard deviation)."""
 
     def __init__(self, mean: float = 0.0, var: float = 1.0) -> None:
-        mean, var = as_number("NormalInitializer", mean), as_number("NormalInitializer", var)
+        mean, var = as_finite("NormalInitializer", mean), as_number("NormalInitializer", var)
         if not 0 <= var < math.inf:
             raise ValueError(located(f"NormalInitializer: needs a variance of 0 or more, got {var}"))
         self.mean, self.deviation = mean, math.sqrt(var)
@@ -89,7 +90,7 @@ class GlorotInitializer(PyInitializer):
     """
 
     def __init__(self, is_lookup: bool = False, gain: float = 1.0) -> None:
-        self.is_lookup, self.gain = is_lookup, as_number("GlorotInitializer", gain)
+        self.is_lookup, self.gain = is_lookup, as_finite("GlorotInitializer", gain)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         used = dims[:-1] if self.is_lookup else dims
@@ -108,7 +109,7 @@ class SaxeInitializer(PyInitializer):
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = as_number("SaxeInitializer", scale)
+        self.scale = as_finite("SaxeInitializer", scale)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         if len(dims) != 2 or dims[0] != dims[1]:
@@ -134,7 +135,7 @@ class NumpyInitializer(PyInitializer):
     """The values of an array of the parameter's shape."""
 
     def __init__(self, array: Any) -> None:
-        self.array = np.array(array, np.float64)
+        self.array = as_numbers("NumpyInitializer", array).astype(np.float64)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> np.ndarray:
         if self.array.shape != dims:
@@ -150,7 +151,8 @@ def he(dims: tuple[int, ...]) -> PyInitializer:
 def initializer_of(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float) -> PyInitializer:
     """The initialiser that `add_parameters` means: an object, a number, an array, a name, or None (Glorot)."""
     named = {
-        "uniform": lambda: UniformInitializer(scale), "normal": lambda: NormalInitializer(mean, std * std),
+        "uniform": lambda: UniformInitializer(scale),
+        "normal": lambda: NormalInitializer(mean, as_finite("add_parameters", std) ** 2),
         "glorot": GlorotInitializer, "he": lambda: he(dims), "identity": IdentityInitializer, "saxe": SaxeInitializer,
     }  # fmt: skip
     if init is None:

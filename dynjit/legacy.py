@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from dynjit.errors import NoCudaError, located
+from dynjit.shape import as_integer, as_list, as_number
 
 HAVE_CUDA = False
 ERRMSG = "dynjit computes on the CPU: leave the request for a GPU out."
@@ -27,7 +28,7 @@ class Box(Generic[T]):
 
 def unsigned(val: Any) -> int:
     """An int of 0 or more."""
-    found = int(val)
+    found = as_integer("UnsignedValue", val)
     if found < 0:
         raise ValueError(located(f"UnsignedValue: needs an int of 0 or more, got {val!r}"))
     return found
@@ -52,7 +53,7 @@ class FloatValue(Box[float]):
 
     def set(self, val: float) -> None:
         """Replaces the value."""
-        self.value = float(val)
+        self.value = as_number("FloatValue", val)
 
 
 class UnsignedVectorValue(Box[list[int]]):
@@ -63,7 +64,7 @@ class UnsignedVectorValue(Box[list[int]]):
 
     def set(self, newval: Iterable[int]) -> None:
         """Replaces the list, perhaps by one of another length; raises ValueError for negative ints."""
-        self.value = [unsigned(item) for item in newval]
+        self.value = [unsigned(item) for item in as_list("UnsignedVectorValue", "ints", newval)]
 
     def size(self) -> int:
         """Number of elements."""
@@ -78,7 +79,7 @@ class FloatVectorValue(Box[list[float]]):
 
     def set(self, newval: Iterable[float]) -> None:
         """Replaces the list, perhaps by one of another length."""
-        self.value = [float(item) for item in newval]
+        self.value = [as_number("FloatVectorValue", item) for item in as_list("FloatVectorValue", "numbers", newval)]
 
     def size(self) -> int:
         """Number of elements."""
@@ -106,6 +107,8 @@ def available_devices() -> list[bytes]:
 
 def check_device(operator: str, name: Any) -> None:
     """Raises NoCudaError for a GPU that does not compute, RuntimeError for what is no device's name; "" is right."""
+    if type(name) is str and name in ("", "CPU"):
+        return
     text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
     if not isinstance(name, (str, bytes)) or text not in ("", *(device.name.decode() for device in DEVICES)):
         error = NoCudaError if text.startswith("GPU:") else RuntimeError

@@ -9,16 +9,17 @@ import numpy as np
 
 from dynjit.errors import located
 from dynjit.ops import leaf
-from dynjit.shape import Shape, dims_of
+from dynjit.shape import Shape, as_batch, as_integer, as_integers, as_list, as_number, dims_of
 
 
 class NodesByNumber:
     """The methods of a graph that take the number of a node (`index`); IndexError if there is no such node."""
 
     def _number(self: Any, operator: str, index: int) -> int:
-        if not (index >= 0 and self.has(index)):
+        number = as_integer(operator, index)
+        if not (number >= 0 and self.has(number)):
             raise IndexError(located(f"{operator}: needs the number of a node, got {index}"))
-        return int(index)
+        return number
 
     def _computed(self: Any, operator: str, index: int, recalculate: bool) -> np.ndarray:
         number = self._number(operator, index)
@@ -57,24 +58,29 @@ class NodesByNumber:
 
     def inputMatrixLiteral(self, v: Sequence[float], d: Any, batch_size: int = 1, device: str = "") -> Any:
         """A constant with dims `d` from a flat list of its elements, first axis fastest."""
-        return leaf.inputTensorTranspose(v, d, batch_size)
+        return leaf.inputTensorTranspose(v, d, batch_size, device)
 
     def inputSparseTensor(
-        self, idxs: Sequence[int], v: Sequence[float], dim: Any, batch_size: int = 1, defval: float = 0.0,
+        self: Any, idxs: Sequence[int], v: Sequence[float], dim: Any, batch_size: int = 1, defval: float = 0.0,
         device: str = "",
     ) -> Any:  # fmt: skip
         """A constant with dims `dim` that is v[i] at position idxs[i] in memory order, else `defval`.
 
         Raises ValueError for lists of different lengths, IndexError for positions out of range.
         """
-        values = np.full(Shape(dims_of("inputSparseTensor", dim), batch_size).size, defval, np.float64)
-        if len(idxs) != len(v):
-            raise ValueError(located(f"inputSparseTensor: needs lists of one length, got {len(idxs)} and {len(v)}"))
-        for index, value in zip(idxs, v):
+        name = "inputSparseTensor"
+        indices, numbers = as_integers(name, idxs), [as_number(name, number) for number in as_list(name, "numbers", v)]
+        size = Shape(dims_of(name, dim), as_batch(name, batch_size)).size
+        if size > self.header["value_end"]:
+            raise MemoryError(located(f"{name}: needs room for {size} numbers, which the graph has not"))
+        values = np.full(size, as_number(name, defval), np.float64)
+        if len(indices) != len(numbers):
+            raise ValueError(located(f"{name}: needs lists of one length, got {len(indices)} and {len(numbers)}"))
+        for index, value in zip(indices, numbers):
             if not 0 <= index < values.size:
-                raise IndexError(located(f"inputSparseTensor: needs positions below {values.size}, got {index}"))
+                raise IndexError(located(f"{name}: needs positions below {values.size}, got {index}"))
             values[index] = value
-        return leaf.inputTensorTranspose(values.tolist(), dim, batch_size)
+        return leaf.inputTensorTranspose(values.tolist(), dim, batch_size, device)
 
     def print_graphviz(self: Any) -> None:
         """Prints the graph in the DOT language."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from dynjit import graph, initializers, legacy, memory, parameters, profiling, settings
 from dynjit.arena import space
@@ -47,7 +49,7 @@ def number(name: str, value: Any, low: float, high: float, kind: type = int) -> 
     """A number within low to high; raises ValueError for anything else."""
     try:
         found = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = None
     if found is None or not low <= found <= high:
         limits = f"from {low} to {'below 1' if high == BELOW_ONE else high}" if high < 1 << 60 else f"of {low} or more"
@@ -125,6 +127,8 @@ class DynetParams:
             "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
             "gpu_mask": self.set_gpu_mask,
         }  # fmt: skip
+        if not isinstance(conf, Mapping) or not setters.keys() >= conf.keys():
+            raise ValueError(f"from_config: needs a dict of {', '.join(setters)}, got {conf!r}")
         for name, value in conf.items():
             if value is not None:
                 setters[name](value)
@@ -168,7 +172,7 @@ class DynetParams:
     def set_gpu_mask(self, gpu_mask: Sequence[int]) -> None:
         """A 1 at the number of the GPU that computes; raises ValueError for others than 0 and 1, NoCudaError if it is
         not there."""
-        if any(entry not in (0, 1) for entry in gpu_mask):
+        if np.ndim(gpu_mask) != 1 or any(entry not in (0, 1) for entry in gpu_mask):
             raise ValueError(f"gpu_mask: should only contain 0 and 1s, got {gpu_mask!r}")
         if any(gpu_mask):
             request_gpus(f"gpu_mask={gpu_mask!r}", list(gpu_mask).index(1))

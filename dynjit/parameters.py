@@ -19,7 +19,7 @@ from dynjit.graph import Expression, NativeParameter
 from dynjit.initializers import NumpyInitializer, PyInitializer, initializer_of
 from dynjit.legacy import check_device
 from dynjit.ops import leaf
-from dynjit.shape import Shape, dims_of
+from dynjit.shape import Shape, as_integer, as_list, as_number, as_text, dims_of
 
 free_numbers: list[int] = []
 used_numbers = [0]
@@ -56,13 +56,13 @@ class Stored(NativeParameter):
     def join(self) -> int:
         """Its node in the current graph."""
         if not self.has_joined():
-            number = graph.current.add_leaf(*(int(value) for value in recording.parameters[self.number]))
-            self.handle = graph.current.version() << 32 | number  # type: ignore[misc]
+            number = graph.here().add_leaf(*(int(value) for value in recording.parameters[self.number]))
+            self.handle = graph.here().version() << 32 | number  # type: ignore[misc]
         return self.handle & 0xFFFFFFFF
 
     def has_joined(self) -> bool:
         """Whether its handle is that of its node in the current graph, and not of another since the graph was cut."""
-        current, number = graph.current, self.handle & 0xFFFFFFFF
+        current, number = graph.here(), self.handle & 0xFFFFFFFF
         if self.handle >> 32 != current.version() or not current.has(number):
             return False
         known, own = current.nodes[number], recording.parameters[self.number]
@@ -74,7 +74,7 @@ class Stored(NativeParameter):
     def constant(self) -> Expression:
         """Itself as a constant of the current graph: no gradient flows to it."""
         signature, start, _ = (int(value) for value in recording.parameters[self.number])
-        return graph.expression_at(graph.current.add_leaf(signature, start, FROZEN))
+        return graph.expression_at(graph.here().add_leaf(signature, start, FROZEN))
 
     def name(self) -> str:
         """Full name, such as /encoder/W."""
@@ -108,11 +108,11 @@ class Stored(NativeParameter):
 
     def scale(self, s: float) -> None:
         """Multiplies all values by a number."""
-        self.values()[:] *= np.float32(s)
+        self.values()[:] *= np.float32(as_number("scale", s))
 
     def scale_gradient(self, s: float) -> None:
         """Multiplies all gradients by a number."""
-        self.gradients()[:] *= np.float32(s)
+        self.gradients()[:] *= np.float32(as_number("scale_gradient", s))
 
     def block(self, name: str | None = None) -> textformat.Block:
         """Itself as a block of a model file."""
@@ -136,14 +136,14 @@ class Stored(NativeParameter):
 
     def save(self, fname: str, key: str = "", append: bool = False) -> None:
         """Writes it to a model file, under its own name or `key`; the old file stays if that fails."""
-        textformat.write_blocks(fname, [self.block(key or None)], append=append)
+        textformat.write_blocks(fname, [self.block(as_text("save", "a key", key) or None)], append=append)
 
     def populate(self, fname: str, key: str = "") -> None:
         """Reads the block `key` of a model file.
 
         Raises ValueError for an empty key, ModelFileError for a missing block or one that does not fit.
         """
-        if not key:
+        if not as_text("populate", "a key", key):
             raise ValueError(located("populate: needs the name of a block in the file, got an empty key"))
         block = textformat.find_block(fname, key)
         self.check_fits(block, fname)
@@ -195,8 +195,11 @@ class Parameters(Stored):
         self.values()[:] = array.ravel(order="F")
 
     def clip_inplace(self, left: float, right: float) -> None:
-        """Moves all values into [left, right]."""
-        np.clip(self.values(), left, right, out=self.values())
+        """Moves all values into [left, right]; raises ValueError unless left <= right."""
+        low, high = as_number("clip_inplace", left), as_number("clip_inplace", right)
+        if not low <= high:
+            raise ValueError(located(f"clip_inplace: needs a left end up to the right one, got {left} and {right}"))
+        np.clip(self.values(), low, high, out=self.values())
 
     def expr(self, update: bool = False) -> Expression:
         """The parameter as an expression; without `update` (DyNet's default) a constant: no gradient flows to it."""
@@ -231,9 +234,15 @@ class LookupParameters(Stored):
         return np.moveaxis(window.reshape(self.shape_in_graph.dims, order="F"), -1, 0)
 
     def row(self, index: int) -> int:
+        """The number of a row; raises TypeError for what is no int, IndexError if there is no such row."""
+        index = as_integer(self._name, index)
         if not 0 <= index < len(self):
             raise IndexError(located(f"{self._name}: needs a row from 0 to {len(self) - 1}, got {index}"))
-        return int(index)
+        return index
+
+    def several(self, rows: Any) -> list[int]:
+        """The numbers of rows; raises as `row`."""
+        return [self.row(row) for row in as_list(self._name, "rows", rows)]
 
     def marks(self) -> np.ndarray:
         """For each row, whether it was used since the last update (not 0)."""
@@ -261,7 +270,7 @@ class LookupParameters(Stored):
 
     def rows_as_array(self, rows: Sequence[int]) -> np.ndarray:
         """Float64 copies of rows, stacked."""
-        return self.rows(self.values())[[self.row(row) for row in rows]].astype(np.float64)
+        return self.rows(self.values())[self.several(rows)].astype(np.float64)
 
     def row_grad_as_array(self, row: int) -> np.ndarray:
         """A float64 copy of the gradients of one row."""
@@ -269,7 +278,7 @@ class LookupParameters(Stored):
 
     def rows_grad_as_array(self, rows: Sequence[int]) -> np.ndarray:
         """Float64 copies of the gradients of rows, stacked."""
-        return self.rows(self.gradients())[[self.row(row) for row in rows]].astype(np.float64)
+        return self.rows(self.gradients())[self.several(rows)].astype(np.float64)
 
     def init_row(self, i: int, row: Any) -> None:
         """Sets one row; raises IndexError or ShapeError if there is no such row or the values do not fit."""
@@ -362,6 +371,8 @@ class ParameterCollection:
         """A new lookup table; dim: (rows, sizes of a row's axes), or the number of rows of one number each."""
         check_device("add_lookup_parameters", device)
         given = init.shape if isinstance(init, np.ndarray) else dims_of("add_lookup_parameters", dim)
+        if not given:
+            raise ValueError(located("add_lookup_parameters: needs a number of rows, got none"))
         dims = (*given[1:], given[0]) if len(given) > 1 else (1, given[0])
         if isinstance(init, np.ndarray):
             init = NumpyInitializer(np.moveaxis(init.reshape(given if len(given) > 1 else (*given, 1)), 0, -1))
@@ -434,7 +445,7 @@ class ParameterCollection:
 
     def set_weight_decay(self, lam: float) -> None:
         """Lets each update multiply all values by 1 - lam; raises ValueError unless 0 <= lam < 1."""
-        if not 0 <= lam < 1:
+        if not 0 <= as_number("set_weight_decay", lam) < 1:
             raise ValueError(located(f"set_weight_decay: needs a number from 0 to below 1, got {lam}"))
         self.root.weight_decay = float(lam)
 
@@ -451,7 +462,7 @@ class ParameterCollection:
 
     def blocks(self, name: str = "") -> Iterator[textformat.Block]:
         """The blocks of a model file."""
-        if name and (not name.startswith("/") or name == "/"):
+        if as_text("save", "a name", name) and (not name.startswith("/") or name == "/"):
             raise ValueError(located(f"save: needs a name that starts with / and is longer, got {name!r}"))
         prefix = (name.rstrip("/") + "/") if name else self.full_name
         for stored in self.in_file_order():
@@ -464,7 +475,7 @@ class ParameterCollection:
         read or does not fit.
         """
         targets = {"Parameter": list(self.parameters_list()), "LookupParameter": list(self.lookup_parameters_list())}
-        prefix = key.rstrip("/") + "/" if key else ""
+        prefix = as_text("populate", "a key", key).rstrip("/") + "/" if key != "" else ""
         pairs: list[tuple[Stored, textformat.Block]] = []
         taken = {"Parameter": 0, "LookupParameter": 0}
         found = {"Parameter": 0, "LookupParameter": 0}
@@ -505,7 +516,7 @@ class ParameterCollection:
         return self._load(LookupParameters, fname, key)  # type: ignore[no-any-return]
 
     def _load(self, kind: type[Stored], fname: str, key: str) -> Any:
-        block = textformat.find_block(fname, key)
+        block = textformat.find_block(fname, as_text("load_param", "a key", key))
         if block.kind != kind.kind:
             raise ModelFileError(f"{fname}: {key} is a {block.kind}, not a {kind.kind}")
         made = kind(block.name, tuple(block.dims))

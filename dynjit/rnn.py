@@ -31,7 +31,7 @@ from dynjit.rnn_lstm import (
     SparseLSTMBuilder,
     VanillaLSTMBuilder,
 )
-from dynjit.shape import as_number
+from dynjit.shape import as_list, as_number, kind_of
 
 __all__ = ["BiRNNBuilder", "CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "FastLSTMBuilder", "GRUBuilder",
            "LSTMBuilder", "RNNBuilder", "RNNState", "SimpleRNNBuilder", "SparseLSTMBuilder", "StackedRNNState",
@@ -132,6 +132,8 @@ class BiRNNBuilder:
                 f"BiRNNBuilder: needs 1 layer or more and an even hidden_dim, got {num_layers} and {hidden_dim}"
             ))  # fmt: skip
         num_layers, input_dim, hidden_dim = checked_sizes("BiRNNBuilder", num_layers, input_dim, hidden_dim, model)
+        if not callable(rnn_builder_factory) and builder_layers is None:
+            raise TypeError(located(f"BiRNNBuilder: needs a builder class, got {kind_of(rnn_builder_factory)}"))
         self.model = model.add_subcollection("birnn")
         self._spec = num_layers, input_dim, hidden_dim, rnn_builder_factory
         self._has_own_layers = builder_layers is None
@@ -188,11 +190,11 @@ class BiRNNBuilder:
 
     def transduce(self, es: Sequence[Expression]) -> list[Expression]:
         """The joined outputs of the last pair, one per input."""
-        return self._through(list(es), self.builder_layers)
+        return self._through(as_list("transduce", "expressions", es), self.builder_layers)
 
     def add_inputs(self, es: Sequence[Expression]) -> list[tuple[RNNState, RNNState]]:
         """The last pair's states (forwards, backwards), one pair per input."""
-        es = self._through(list(es), self.builder_layers[:-1])
+        es = self._through(as_list("add_inputs", "expressions", es), self.builder_layers[:-1])
         forwards, backwards = self.builder_layers[-1]
         left = forwards.initial_state().add_inputs(es)
         right = backwards.initial_state().add_inputs(es[::-1])

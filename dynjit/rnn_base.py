@@ -11,7 +11,7 @@ from dynjit.graph import Expression
 from dynjit.ops import binary, layout, leaf, noise
 from dynjit.parameters import ParameterCollection, Parameters
 from dynjit.sequence import number_in_graph, program_from, record_step, record_steps
-from dynjit.shape import as_number, kind_of
+from dynjit.shape import as_batch, as_list, as_number, kind_of
 
 __all__ = ["Builder", "RNNBuilder", "RNNState", "Run", "StackedRNNState"]
 
@@ -37,14 +37,14 @@ class RNNState:
         x: (input_dim,) x batch.  Raises ValueError for a state of an earlier graph, ShapeError for another shape.
         """
         run = self._run
-        if run.version != graph.current._version:
+        if not self._vectors:  # else they are checked where the step is recorded
             run.check()
         return RNNState(run, record_step(run.programs, run.objects, self._vectors, x, run), self)
 
     def add_inputs(self, xs: Iterable[Expression]) -> list[RNNState]:
         """The states after each input."""
         states, state = [], self
-        for x in xs:
+        for x in as_list("add_inputs", "expressions", xs):
             state = state.add_input(x)
             states.append(state)
         return states
@@ -53,7 +53,7 @@ class RNNState:
         """The outputs of the top layer after each input; cheaper than `add_inputs`."""
         run = self._run
         run.check()
-        return record_steps(run.programs, run.objects, self._vectors, list(xs), run)
+        return record_steps(run.programs, run.objects, self._vectors, as_list("transduce", "expressions", xs), run)
 
     def output(self) -> Expression | None:
         """The top layer's output; None before any input."""
@@ -73,7 +73,8 @@ class RNNState:
         Raises ValueError for another number of them, and for a state of an earlier graph.
         """
         self._run.check()
-        h, builder = tuple(es or ()), self._run.builder
+        builder = self._run.builder
+        h = vectors_of(f"{builder.whoami()}.set_h", es)
         if len(h) != builder.layers:
             raise ValueError(located(
                 f"{builder.whoami()}.set_h: needs as many expressions as layers, {builder.layers}, got {len(h)}"
@@ -88,7 +89,8 @@ class RNNState:
         Raises ValueError for another number of them, and for a state of an earlier graph.
         """
         self._run.check()
-        vectors, builder = tuple(es or ()), self._run.builder
+        builder = self._run.builder
+        vectors = vectors_of(f"{builder.whoami()}.set_s", es)
         layers, whole = builder.layers, builder.layers * builder.vectors_per_layer
         if len(vectors) not in (layers, whole):
             raise ValueError(located(
@@ -108,11 +110,23 @@ class RNNState:
         return self._run.builder
 
 
+def vectors_of(operator: str, es: Any) -> Vectors:
+    """Expressions of the current graph, given as a list; None counts as none."""
+    vectors = () if es is None else tuple(as_list(operator, "expressions", es))
+    for vector in vectors:
+        if not isinstance(vector, Expression):
+            raise TypeError(located(f"{operator}: needs expressions, got {kind_of(vector)}"))
+        vector._node()
+    return vectors
+
+
 class StackedRNNState:
     """Several states, each fed by the output of the one before."""
 
     def __init__(self, states: Sequence[RNNState], prev: StackedRNNState | None = None) -> None:
-        self.states, self._prev = list(states), prev
+        self.states, self._prev = as_list("StackedRNNState", "states", states), prev
+        if not self.states or not all(isinstance(state, RNNState) for state in self.states):
+            raise TypeError(located("StackedRNNState: needs a list of one RNNState or more"))
 
     def add_input(self, x: Expression) -> StackedRNNState:
         """The states after one more input."""
@@ -125,7 +139,7 @@ class StackedRNNState:
     def add_inputs(self, xs: Iterable[Expression]) -> list[StackedRNNState]:
         """The states after each input."""
         states, state = [], self
-        for x in xs:
+        for x in as_list("add_inputs", "expressions", xs):
             state = state.add_input(x)
             states.append(state)
         return states
@@ -157,7 +171,7 @@ def checked_sizes(
     if not isinstance(model, ParameterCollection):
         raise TypeError(located(f"{builder}: needs a ParameterCollection, got {kind_of(model)}"))
     sizes = [as_number(builder, size) for size in (layers, input_dim, hidden_dim)]
-    if not (1 <= min(sizes) <= max(sizes) < 1 << 40 and sizes[0] <= MOST_LAYERS):
+    if not (all(1 <= size < 1 << 40 for size in sizes) and sizes[0] <= MOST_LAYERS):
         raise ValueError(located(
             f"{builder}: needs layers, input_dim and hidden_dim of 1 or more, and at most {MOST_LAYERS} layers, "
             f"got {layers}, {input_dim}, {hidden_dim}"
@@ -172,7 +186,7 @@ class Run:
 
     def __init__(self, builder: Builder, update: bool) -> None:
         self.builder: Any = builder
-        self.version, self.era = graph.current.version(), graph.current.era
+        self.version, self.era = graph.here().version(), graph.here().era
         self.parameters = builder._in_graph(update)
         self.norms = [in_graph(norms, update) for norms in builder._norms]
         self._zero: Expression | None = None
@@ -191,23 +205,23 @@ class Run:
 
     def check(self) -> None:
         """Raises ValueError if the graph has been renewed since."""
-        if self.version != graph.current.version():
+        if self.version != graph.here().version():
             raise ValueError(located("Using stale builder: call initial_state() after renewing the graph"))
 
     def is_current(self) -> bool:
         """Whether it is of the current graph, and `cg_revert` has dropped none of its nodes."""
-        if self.era is graph.current.era:
+        if self.era is graph.here().era:
             return True
-        if self.version != graph.current.version():
+        if self.version != graph.here().version():
             return False
         # of nodes made together the last tells
         last = [p for layer in self.parameters for p in layer if not isinstance(p, Parameters)][-1:]
         last += [by for layer in self.masks or () for by in layer if by is not None][-1:]
         if self._zero is not None:
             last.append(self._zero)
-        if not all(graph.current.has(node.handle & 0xFFFFFFFF) for node in last):
+        if not all(graph.here().has(node.handle & 0xFFFFFFFF) for node in last):
             return False
-        self.era = graph.current.era
+        self.era = graph.here().era
         return True
 
     @property
@@ -230,7 +244,7 @@ class Run:
         is_new = frontend.is_native and self.programs[which] is None and isinstance(x, Expression)
         if is_new:
             vectors, x = self._apart(vectors, x)
-        first = int(graph.current.header["node_count"])
+        first = int(graph.here().header["node_count"])
         split = size - builder.layers
         others, h, output = builder._step(self, tuple(vectors[:split]), tuple(vectors[split:]), x)
         results = [*others, *h, output]
@@ -393,12 +407,15 @@ class RNNBuilder(Builder):
         Without `vecs` the same state is given again in the same graph.
         Raises ValueError for a wrong number of vectors.
         """
-        run = self._run(bool(update))
+        run = self._runs.get(bool(update))
+        if run is None or run.era is not graph.here().era:
+            run = self._run(bool(update))
         return run.initial if vecs is None else run.initial.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[Sequence[float]], update: bool = True) -> RNNState:
         """The state before any input, with initial vectors given as lists of numbers."""
-        return self.initial_state([leaf.inputVector(vector) for vector in vecs], update)
+        vectors = as_list(f"{self.whoami()}.initial_state_from_raw_vectors", "lists", vecs)
+        return self.initial_state([leaf.inputVector(vector) for vector in vectors], update)
 
 
 class MaskedRNNBuilder(RNNBuilder):
@@ -410,8 +427,9 @@ class MaskedRNNBuilder(RNNBuilder):
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws new masks for a mini-batch size; raises ValueError before `initial_state` in this graph."""
+        batch = as_batch(f"{self.whoami()}.set_dropout_masks", batch_size)
         for run in self._current_runs("set_dropout_masks"):
-            run.set_masks(self._draw_masks(int(batch_size)))
+            run.set_masks(self._draw_masks(batch))
 
 
 def mask(size: int, rate: float, batch: int) -> Expression | None:

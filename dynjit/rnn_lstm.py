@@ -16,6 +16,7 @@ from dynjit.ops.reduce import layer_norm
 from dynjit.ops.unary import logistic, tanh
 from dynjit.parameters import ParameterCollection, Parameters
 from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, Run, Vectors, in_graph, masked
+from dynjit.shape import as_finite, as_number
 
 __all__ = ["CompactVanillaLSTMBuilder", "CoupledLSTMBuilder", "FastLSTMBuilder", "LSTMBuilder", "SparseLSTMBuilder",
            "VanillaLSTMBuilder"]  # fmt: skip
@@ -40,7 +41,7 @@ class VanillaLSTMBuilder(MaskedRNNBuilder):
         forget_bias: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(layers, input_dim, hidden_dim, model)
-        self.ln_lstm, self.forget_bias = bool(ln_lstm), float(forget_bias)
+        self.ln_lstm, self.forget_bias = bool(ln_lstm), as_finite(self.whoami(), forget_bias)
         wide, narrow = 4 * self.hidden_dim, self.hidden_dim
         for layer in range(self.layers):
             self._parameters.append(self._add_layer((wide, narrow if layer else self.input_dim), (wide, narrow)))
@@ -127,14 +128,14 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         return layers
 
     def set_sparsity(self, sparsity: float) -> None:
-        """Masks the share `sparsity` (0 to 1) of all weights, those of the smallest magnitude; biases stay.
+        """Masks the share `sparsity` (0 to 1) of all weights: first those that are masked, then the smallest ones.
 
-        Raises ValueError for other shares.
+        Biases stay.  Raises ValueError for other shares.
         """
-        if not 0 <= sparsity <= 1:
+        if not 0 <= as_number("set_sparsity", sparsity) <= 1:
             raise ValueError(located(f"set_sparsity: needs a share from 0 to 1, got {sparsity}"))
         pairs = [(w, m) for w_x, w_h, _, mask_x, mask_h in self._parameters for w, m in ((w_x, mask_x), (w_h, mask_h))]
-        sizes = np.concatenate([np.abs(weights.values()) for weights, _ in pairs])
+        sizes = np.concatenate([np.abs(weights.values() * mask.values()) for weights, mask in pairs])
         keep = np.ones(sizes.size, np.float32)
         keep[np.argsort(sizes, kind="stable")[: int(sizes.size * sparsity + 1e-6)]] = 0
         start = 0
@@ -162,7 +163,7 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         It acts from the next `initial_state` on.  Raises ValueError for a negative deviation.
         Source: Graves, Mohamed and Hinton 2013, section 3 (noise per sequence, not per step).
         """
-        if not std >= 0:
+        if not as_finite("set_weightnoise", std) >= 0:
             raise ValueError(located(f"set_weightnoise: needs a deviation of 0 or more, got {std}"))
         self.weightnoise_std = float(std)
         self._runs.clear()

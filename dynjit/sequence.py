@@ -189,8 +189,8 @@ def program_from(
     places[x._node()] = size
     places |= {source._node(): i for i, source in enumerate(vectors)}
     numbers, made = [], 0
-    storage, nodes = graph.current.storage, graph.current.nodes
-    for number in range(first, int(graph.current.header["node_count"])):
+    storage, nodes = graph.here().storage, graph.here().nodes
+    for number in range(first, int(graph.here().header["node_count"])):
         if number in places:
             continue  # a parameter that joined the graph, or zeros
         node = nodes[number]

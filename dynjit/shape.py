@@ -55,6 +55,11 @@ class Shape(NamedTuple):
         """(elements before, along, behind) an axis of one item: the item as a (before, along, behind) tensor."""
         return math.prod(self.dims[:axis]), self.dim(axis), math.prod(self.dims[axis + 1 :])
 
+    def truncated(self) -> Shape:
+        """Without trailing axes of size 1 behind the first."""
+        rank = max((axis + 1 for axis, size in enumerate(self.dims) if size != 1), default=1)
+        return Shape(self.dims[:rank], self.batch)
+
     def __str__(self) -> str:
         dims = f"({', '.join(map(str, self.dims))}{',' if len(self.dims) == 1 else ''})"
         return dims if self.batch == 1 else f"{dims} x {self.batch}"
@@ -111,6 +116,8 @@ def dims_of(operator: str, dim: int | float | Iterable[int | float]) -> tuple[in
         raise TypeError(located(f"{operator}: needs dimensions as an int or a tuple of ints, got {dim!r}")) from None
     if any(size < 0 for size in dims) or len(dims) > MAX_RANK:
         raise ValueError(located(f"{operator}: needs up to {MAX_RANK} sizes of 0 or more, got {dims}"))
+    if any(size >= 1 << 63 for size in dims):
+        raise ValueError(located(f"{operator}: needs sizes of 63 bits, got {dims}"))
     return dims
 
 
@@ -123,6 +130,14 @@ def as_number(operator: str, value: Any) -> float:
         return float(None if isinstance(value, NO_NUMBERS) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise TypeError(located(f"{operator}: needs a number, got {kind_of(value)}")) from None
+
+
+def as_finite(operator: str, value: Any) -> float:
+    """A number of any kind as a float; raises TypeError for what is none, ValueError for infinity and NaN."""
+    number = as_number(operator, value)
+    if not math.isfinite(number):
+        raise ValueError(located(f"{operator}: needs a finite number, got {number}"))
+    return number
 
 
 def as_integer(operator: str, value: Any) -> int:
@@ -144,9 +159,23 @@ def as_integer(operator: str, value: Any) -> int:
 
 def as_integers(operator: str, values: Any) -> list[int]:
     """Integers of any kind as a list of ints; raises TypeError for what is none."""
+    return [as_integer(operator, value) for value in as_list(operator, "ints", values)]
+
+
+def as_list(operator: str, what: str, values: Any) -> list[Any]:
+    """The items of a list, or of anything else that gives them one by one; raises TypeError for what does not."""
     if isinstance(values, (str, bytes, dict, set)) or not hasattr(type(values), "__iter__"):
-        raise TypeError(located(f"{operator}: needs a list of ints, got {kind_of(values)}"))
-    return [as_integer(operator, value) for value in values]
+        raise TypeError(located(f"{operator}: needs a list of {what}, got {kind_of(values)}"))
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise TypeError(located(f"{operator}: needs a list of {what}, got an array without axes"))
+    return list(values)
+
+
+def as_text(operator: str, what: str, value: Any) -> str:
+    """A string; raises TypeError for what is none."""
+    if not isinstance(value, str):
+        raise TypeError(located(f"{operator}: needs {what} as a string, got {kind_of(value)}"))
+    return value
 
 
 def as_batch(operator: str, batch_size: Any) -> int:

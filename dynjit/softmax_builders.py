@@ -21,7 +21,7 @@ from dynjit.ops.binary import add
 from dynjit.ops.linear import affine_transform, product
 from dynjit.ops.loss import pickneglogsoftmax
 from dynjit.parameters import ParameterCollection, Parameters
-from dynjit.shape import as_number
+from dynjit.shape import as_integer, as_integers, as_number, dim_of, kind_of
 
 __all__ = ["ClassFactoredSoftmaxBuilder", "HierarchicalSoftmaxBuilder", "SoftmaxBuilder", "StandardSoftmaxBuilder"]
 
@@ -72,11 +72,11 @@ class SoftmaxBuilder:
         return product(W, x) if b is None else affine_transform([b, W, x])  # type: ignore[no-any-return]
 
     def _constant(self, k: int) -> tuple[Any, Any]:
-        version = graph.current.version()
+        version = graph.here().version()
         if self._version != version:
             self._constants, self._version = {}, version
         pair = self._constants.get(k)
-        if pair is None or not graph.current.has(pair[0].handle & 0xFFFFFFFF):  # dropped by `cg_revert`
+        if pair is None or not graph.here().has(pair[0].handle & 0xFFFFFFFF):  # dropped by `cg_revert`
             W, b = self._parameters[k]
             pair = self._constants[k] = W.expr(False), None if b is None else b.expr(False)
         return pair
@@ -104,11 +104,11 @@ class SoftmaxBuilder:
 
         Raises ValueError unless there are as many classes as items, IndexError if there is no such class.
         """
-        batch = x.dim()[1]
-        if len(c) != batch:
-            raise ValueError(located(f"neg_log_softmax_batch: needs {batch} classes, got {len(c)}"))
+        batch, chosen_classes = dim_of("neg_log_softmax_batch", x)[1], as_integers("neg_log_softmax_batch", c)
+        if len(chosen_classes) != batch:
+            raise ValueError(located(f"neg_log_softmax_batch: needs {batch} classes, got {len(chosen_classes)}"))
         items = [layout.pick_batch_elem(x, b) for b in range(batch)]
-        losses = [self.neg_log_softmax(item, chosen, update) for item, chosen in zip(items, c)]
+        losses = [self.neg_log_softmax(item, chosen, update) for item, chosen in zip(items, chosen_classes)]
         return layout.concatenate_to_batch(losses)  # type: ignore[no-any-return]
 
 
@@ -132,7 +132,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
 
     def __init__(self, input_dim: float, num_classes: float, pc: ParameterCollection, bias: bool = True) -> None:
         super().__init__(input_dim, pc)
-        if int(num_classes) < 1:
+        if not 1 <= as_number(self.whoami(), num_classes) < 1 << 40:
             raise ValueError(located(f"StandardSoftmaxBuilder: needs 1 class or more, got {num_classes}"))
         self._add_weights(int(num_classes), bool(bias))
         self.spec = self.input_dim, int(num_classes), bool(bias)
@@ -146,7 +146,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         return pickneglogsoftmax(self._scores(0, x, update), c)  # type: ignore[no-any-return]
 
     def neg_log_softmax_batch(self, x: Expression, c: Sequence[int], update: bool = True) -> Expression:
-        return loss.pickneglogsoftmax_batch(self._scores(0, x, update), list(c))  # type: ignore[no-any-return]
+        return loss.pickneglogsoftmax_batch(self._scores(0, x, update), as_integers("neg_log_softmax_batch", c))  # type: ignore[no-any-return]
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         return softmax.log_softmax(self._scores(0, x, update))  # type: ignore[no-any-return]
@@ -164,7 +164,9 @@ def read_lines(operator: str, file: str, dic: Mapping[str, int]) -> Iterator[tup
     Raises ValueError for a line that is none, a word that `dic` lacks or that stands there twice, a file without words,
     and a `dic` whose numbers are not 0, 1, ...
     """
-    if sorted(dic.values()) != list(range(len(dic))):
+    if not isinstance(dic, Mapping):
+        raise TypeError(located(f"{operator}: needs a dic of words to numbers, got {kind_of(dic)}"))
+    if sorted(as_integers(operator, list(dic.values()))) != list(range(len(dic))):
         raise ValueError(located(f"{operator}: needs a dic of words to the numbers 0 to {len(dic) - 1}, each once"))
     seen: set[str] = set()
     with open(os.fspath(file), encoding="utf-8") as lines:
@@ -186,6 +188,7 @@ def read_lines(operator: str, file: str, dic: Mapping[str, int]) -> Iterator[tup
 
 def found(table: Mapping[int, Any], word: int, count: int) -> Any:
     """What a table has of a word; IndexError for a number that no word has, ValueError for a word without class."""
+    word = as_integer("neg_log_softmax", word)
     if not 0 <= word < count:
         raise IndexError(located(f"neg_log_softmax: needs a word from 0 to {count - 1}, got {word}"))
     if word not in table:
@@ -233,6 +236,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         return cls(*spec[:3], pc, *spec[3:])  # type: ignore[call-arg]
 
     def _class(self, classid: int) -> int:
+        classid = as_integer(self.whoami(), classid)
         if not 0 <= classid < len(self.words):
             raise IndexError(located(
                 f"{self.whoami()}: needs a class from 0 to {len(self.words) - 1}, got {classid}"
@@ -255,7 +259,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:
         """log P(word | class, x) of the words of a class, in nats.  Raises IndexError if there is no such class."""
         scores = self.subclass_logits(x, classid, update)
-        return softmax.log_softmax(scores) if self._weights_of[classid] >= 0 else scores  # type: ignore[no-any-return]
+        return softmax.log_softmax(scores) if self._weights_of[self._class(classid)] >= 0 else scores  # type: ignore[no-any-return]
 
     def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
         classid, index = found(self.place, c, len(self._order))
@@ -284,21 +288,26 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
 
 @dataclass
 class Fork:
-    """A node of the tree: its branches are words or further forks, in the order in which the file first names them."""
+    """A node of the tree: its branches are words, or ~k for the k-th fork, in the order in which the file names them.
 
-    branches: list[int | Fork] = field(default_factory=list)
-    forks: dict[str, Fork] = field(default_factory=dict)
+    Forks know each other by number, so that copies and pickles of deep trees need no deep stack.
+    """
+
+    branches: list[int] = field(default_factory=list)
+    further: dict[str, int] = field(default_factory=dict)  # numbers of the forks below, by symbol
     weights: int = -1  # number of its weight matrix; -1 if it has one branch
 
-    def at(self, path: Sequence[str]) -> Fork:
-        """The fork at the end of a path; the missing ones are made."""
-        fork = self
-        for symbol in path:
-            if symbol not in fork.forks:
-                fork.forks[symbol] = Fork()
-                fork.branches.append(fork.forks[symbol])
-            fork = fork.forks[symbol]
-        return fork
+
+def fork_at(forks: list[Fork], path: Sequence[str]) -> Fork:
+    """The fork at the end of a path from the first one; the missing ones are made."""
+    fork = forks[0]
+    for symbol in path:
+        if symbol not in fork.further:
+            fork.further[symbol] = len(forks)
+            fork.branches.append(~len(forks))
+            forks.append(Fork())
+        fork = forks[fork.further[symbol]]
+    return fork
 
 
 class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
@@ -315,9 +324,9 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     collection_name = "hierarchical-softmax-builder"
 
     def __init__(self, input_dim: float, cluster_file: str, dic: Mapping[str, int], pc: ParameterCollection) -> None:
-        self.root = Fork()
+        self.forks = [Fork()]
         for path, word in read_lines(self.whoami(), cluster_file, dic):
-            self.root.at(path).branches.append(word)
+            fork_at(self.forks, path).branches.append(word)
         super().__init__(input_dim, pc)
         self.spec = self.input_dim, cluster_file, dict(dic)
         self.turns: dict[int, list[tuple[int, int]]] = {}  # of each word: numbers of weights and branch
@@ -339,7 +348,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def _grow(self) -> None:
         """Gives all forks their weights, and finds the turns to all words; a fork comes before its branches."""
-        open_forks: list[tuple[Fork, list[tuple[int, int]]]] = [(self.root, [])]
+        open_forks: list[tuple[Fork, list[tuple[int, int]]]] = [(self.forks[0], [])]
         while open_forks:
             fork, turns = open_forks.pop()
             size = len(fork.branches)
@@ -349,8 +358,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
             further = []
             for i, branch in enumerate(fork.branches):
                 path = [*turns, (fork.weights, i)] if size > 1 else turns
-                if isinstance(branch, Fork):
-                    further.append((branch, path))
+                if branch < 0:
+                    further.append((self.forks[~branch], path))
                 else:
                     self.turns[branch] = path
             open_forks += reversed(further)
@@ -383,8 +392,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         return self.full_log_distribution(x, update)
 
     def sample(self, x: Expression) -> int:
-        branch: int | Fork = self.root
-        while isinstance(branch, Fork):
-            k = branch.weights
-            branch = branch.branches[0 if k < 0 else draw(self._branches(k, x, False))]
+        branch = ~0
+        while branch < 0:
+            fork = self.forks[~branch]
+            branch = fork.branches[0 if fork.weights < 0 else draw(self._branches(fork.weights, x, False))]
         return branch

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynjit.arena import random_state, space
 from dynjit.errors import StaleExpressionError, located
+from dynjit.shape import as_integer
 
 
 class Tensor:
@@ -30,7 +31,7 @@ class Tensor:
 
     def _axis(self, operator: str, dim: int) -> int:
         axes = self.array.ndim - self.is_batched
-        if not 0 <= dim < axes:
+        if not 0 <= as_integer(operator, dim) < axes:
             raise ValueError(located(f"{operator}: needs an axis from 0 to {axes - 1}, got {dim}"))
         return int(dim)
 
@@ -66,7 +67,7 @@ class Tensor:
         """
         axis = self._axis("topk", dim)
         size = self.array.shape[axis]
-        if not 1 <= num <= size:
+        if not 1 <= as_integer("topk", num) <= size:
             raise ValueError(located(f"topk: needs num from 1 to {size}, the size of axis {dim}, got {num}"))
         order = np.argsort(-self.array, axis=axis, kind="stable").take(range(num), axis=axis).astype(np.int64)
         return [Tensor(found, self.is_batched) for found in (np.take_along_axis(self.array, order, axis), order)]

@@ -74,7 +74,7 @@ def write_blocks(path: str | os.PathLike[str], blocks: Iterable[Block], append: 
     Raises ValueError for a block that does not fit the format, ModelFileError when appending to a file that ends in
     the middle of a line, OSError when the folder is not writable or the disk is full.  The file is then as before.
     """
-    path = os.path.realpath(path)
+    path = os.path.realpath(os.fsdecode(path))
     with atomic_writer(path) as file:
         if append and os.path.isfile(path):
             copy_lines(path, file)

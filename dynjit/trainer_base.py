@@ -19,6 +19,7 @@ from dynjit.jit import Compiled
 from dynjit.memory import reserve
 from dynjit.parameters import LookupParameters, ParameterCollection, parameter_changes
 from dynjit.passes import SPAN, Pass, shrink, spans_of, squared_norm
+from dynjit.shape import as_finite, as_integer, as_integers, as_number
 from dynjit.textformat import Block
 from dynjit.trainer_state import checked_numbers, matched, read_state, write_state
 
@@ -39,7 +40,7 @@ class Trainer:
         if not isinstance(m, ParameterCollection):
             raise TypeError(located(f"{type(self).__name__}: needs a ParameterCollection, got {type(m).__name__}"))
         self.model = m
-        self._rate = float(learning_rate)
+        self.learning_rate = learning_rate
         self.threshold = 5.0
         self.sparse = True
         self.clips = self.clips_since_status = self.updates = self.updates_since_status = 0
@@ -61,6 +62,20 @@ class Trainer:
             space.executor.to_host(space.executor.moment(buffer))
         return self._buffers
 
+    def _share(self, name: str, value: float) -> float:
+        """A share of 0 to below 1, such as a beta."""
+        number = as_number(self.whoami(), value)
+        if not 0 <= number < 1:
+            raise ValueError(located(f"{self.whoami()}: needs a {name} from 0 to below 1, got {value}"))
+        return number
+
+    def _eps(self, eps: float) -> float:
+        """What is added to a divisor."""
+        number = as_finite(self.whoami(), eps)
+        if number < 0:
+            raise ValueError(located(f"{self.whoami()}: needs an eps of 0 or more, got {eps}"))
+        return number
+
     # ---- the learning rate ----
 
     @property
@@ -70,25 +85,28 @@ class Trainer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._rate = float(value)
+        self._rate = as_finite(f"{self.whoami()}.learning_rate", value)
 
     def set_learning_rate(self, value: float) -> None:
-        """Sets the learning rate."""
-        self._rate = float(value)
+        """Sets the learning rate; raises TypeError or ValueError unless it is a finite number."""
+        self.learning_rate = value
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Forgets all moments; sets the learning rate if one is given.  The number of updates goes on."""
+        if learning_rate is not None:
+            self.learning_rate = learning_rate
         for buffer in self.buffers:
             for item in self.model.stored:
                 item.window(buffer)[:] = 0
-        if learning_rate is not None:
-            self._rate = float(learning_rate)
 
     # ---- clipping ----
 
     def set_clip_threshold(self, thr: float) -> None:
         """Scales gradients down when their global norm exceeds `thr`; 0 or less: never."""
-        self.threshold = float(thr) if thr > 0 else 0.0
+        number = as_number("set_clip_threshold", thr)
+        if math.isnan(number):
+            raise ValueError(located("set_clip_threshold: needs a number, got nan"))
+        self.threshold = number if number > 0 else 0.0
 
     def get_clip_threshold(self) -> float:
         """The threshold, 0 when clipping is off."""
@@ -191,7 +209,7 @@ class Trainer:
             (updated_params, self.model.parameters_list(), "parameters"),
             (updated_lookups, self.model.lookup_parameters_list(), "lookup tables"),
         ):
-            for position in positions:
+            for position in as_integers("update_subset", positions):
                 if not 0 <= position < len(stored):
                     raise IndexError(located(
                         f"update_subset: needs positions from 0 to {len(stored) - 1} of {what}, got {position}"
@@ -215,7 +233,7 @@ class Trainer:
         An average that was kept before is forgotten.  Raises ValueError for other numbers, and RuntimeError while the
         parameters hold an average.
         """
-        self._average(False, float(beta), update_freq)
+        self._average(False, as_number("exponential_moving_average", beta), update_freq)
 
     def cumulative_moving_average(self, update_freq: int = 1) -> None:
         """Keeps from now on the mean of the values that all parameters have had; see `exponential_moving_average`."""
@@ -227,7 +245,7 @@ class Trainer:
                 "moving average: needs the weights, but the parameters hold their moving average; "
                 "call swap_params_to_weights() first"
             ))  # fmt: skip
-        self.averages = Averages(is_cumulative, beta, int(update_freq), self.updates)
+        self.averages = Averages(is_cumulative, beta, as_integer("moving average", update_freq), self.updates)
 
     def moving_average(self) -> MovingAverage:
         """Which average is kept."""
@@ -306,7 +324,7 @@ class Trainer:
         names = [f"moment{k}" for k in range(self.moments)] + [*(averages.buffers() if averages else ())]
         found = matched(fname, blocks, names, self.model.in_file_order())
         for name, value in settings.items():
-            setattr(self, name, value)
+            setattr(self, "_rate" if name == "learning_rate" else name, value)
         self.averages = averages
         buffers = self._state()
         for name, item, block in found:

@@ -27,7 +27,7 @@ def write_state(
     path: str | os.PathLike[str], kind: str, numbers: dict[str, Any], blocks: Iterable[textformat.Block]
 ) -> None:
     """Writes the file, or leaves the old one as it is."""
-    with textformat.atomic_writer(os.path.realpath(path)) as file:
+    with textformat.atomic_writer(os.path.realpath(os.fsdecode(path))) as file:
         file.write(f"#Trainer# {kind} {json.dumps(numbers)}\n".encode())
         for block in blocks:
             textformat.write_block(file, block)
@@ -62,6 +62,8 @@ def checked_numbers(path: str | os.PathLike[str], found: Any, own: dict[str, Any
     for name, value in found.items():
         if isinstance(value, int) and not 0 <= value < 1 << 62:
             raise ModelFileError(f"{os.fspath(path)}, line 1: needs a count of 0 or more for {name}, got {value}")
+        if value != value:
+            raise ModelFileError(f"{os.fspath(path)}, line 1: needs a number for {name}, got {value}")
     return found
 
 

@@ -10,6 +10,7 @@ from dynjit.errors import located
 from dynjit.parameters import ParameterCollection
 from dynjit.passes import compiled_rule
 from dynjit.scalars import INF, ONE, ZERO, exp
+from dynjit.shape import as_finite
 from dynjit.trainer_base import Trainer
 
 __all__ = ["AdadeltaTrainer", "AdagradTrainer", "AdamTrainer", "AmsgradTrainer", "CyclicalSGDTrainer", "EGTrainer",
@@ -106,7 +107,7 @@ class MomentumSGDTrainer(Trainer):
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.01, mom: float = 0.9) -> None:
         super().__init__(m, learning_rate)
-        self.mom = float(mom)
+        self.mom = as_finite(self.whoami(), mom)
 
     def numbers(self) -> tuple[float, ...]:
         return self._rate, self.mom
@@ -119,7 +120,7 @@ class AdagradTrainer(Trainer):
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, eps: float = 1e-20) -> None:
         super().__init__(m, learning_rate)
-        self.eps = float(eps)
+        self.eps = self._eps(eps)
 
     def numbers(self) -> tuple[float, ...]:
         return self._rate, self.eps
@@ -135,7 +136,7 @@ class AdadeltaTrainer(Trainer):
 
     def __init__(self, m: ParameterCollection, eps: float = 1e-6, rho: float = 0.95) -> None:
         super().__init__(m, 1.0)
-        self.eps, self.rho = float(eps), float(rho)
+        self.eps, self.rho = self._eps(eps), self._share("rho", rho)
 
     def numbers(self) -> tuple[float, ...]:
         return self.rho, self.eps
@@ -150,7 +151,7 @@ class RMSPropTrainer(Trainer):
         self, m: ParameterCollection, learning_rate: float = 0.001, eps: float = 1e-8, rho: float = 0.9
     ) -> None:
         super().__init__(m, learning_rate)
-        self.eps, self.rho = float(eps), float(rho)
+        self.eps, self.rho = self._eps(eps), self._share("rho", rho)
 
     def numbers(self) -> tuple[float, ...]:
         return self._rate, self.rho, self.eps
@@ -166,7 +167,11 @@ class AdamTrainer(Trainer):
         eps: float = 1e-8,
     ) -> None:  # fmt: skip
         super().__init__(m, alpha)
-        self.beta_1, self.beta_2, self.eps = float(beta_1), float(beta_2), float(eps)
+        self.beta_1, self.beta_2, self.eps = (
+            self._share("beta_1", beta_1),
+            self._share("beta_2", beta_2),
+            self._eps(eps),
+        )
 
     def numbers(self) -> tuple[float, ...]:
         corrected = self._rate * math.sqrt(1 - self.beta_2**self.updates) / (1 - self.beta_1**self.updates)
@@ -190,8 +195,10 @@ class CyclicalSGDTrainer(SimpleSGDTrainer):
         step_size: float = 2000, gamma: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(m, learning_rate_min)
-        self.low, self.high = float(learning_rate_min), float(learning_rate_max)
-        self.step_size, self.gamma = float(step_size), float(gamma)
+        self.low, self.high = self._rate, as_finite(self.whoami(), learning_rate_max)
+        self.step_size, self.gamma = as_finite(self.whoami(), step_size), as_finite(self.whoami(), gamma)
+        if self.step_size <= 0:
+            raise ValueError(located(f"CyclicalSGDTrainer: needs a step_size above 0, got {step_size}"))
 
     def update(self) -> None:
         super().update()
@@ -215,7 +222,7 @@ class EGTrainer(Trainer):
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9) -> None:
         super().__init__(m, learning_rate)
-        self.mom = float(mom)
+        self.mom = as_finite(self.whoami(), mom)
 
     def numbers(self) -> tuple[float, ...]:
         return self._rate, self.mom

@@ -19,6 +19,7 @@ from dynjit.ops.unary import logistic
 from dynjit.parameters import ParameterCollection
 from dynjit.rnn_base import Builder, Run, Vectors, checked_sizes, masked
 from dynjit.rnn_lstm import VanillaLSTMBuilder
+from dynjit.shape import as_finite, as_integer, as_list, as_number, kind_of
 
 __all__ = ["BidirectionalTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "NaryTreeLSTMBuilder", "TreeBuilder", "TreeState",
            "UnidirectionalTreeLSTMBuilder", "bottom_up", "children_of"]  # fmt: skip
@@ -28,10 +29,12 @@ Tree = Sequence[Sequence["int | None"]]
 
 def children_of(parents: Sequence[int | None]) -> list[list[int]]:
     """The tree of a list of each node's parent; None or -1 for a root.  Raises ValueError for nodes not there."""
+    parents = as_list("children_of", "parents", parents)
     tree: list[list[int]] = [[] for _ in parents]
     for node, parent in enumerate(parents):
         if parent is None or parent == -1:
             continue
+        parent = as_integer("children_of", parent)
         if not 0 <= parent < len(tree):
             raise ValueError(located(f"children_of: needs parents from -1 to {len(tree) - 1}, got {parent}"))
         tree[parent].append(node)
@@ -40,6 +43,7 @@ def children_of(parents: Sequence[int | None]) -> list[list[int]]:
 
 def bottom_up(children: Tree) -> list[int]:
     """All nodes in an order in which children come before their parents; raises ValueError for what is no tree."""
+    children = [as_list("bottom_up", "children", of_node) for of_node in as_list("bottom_up", "nodes", children)]
     count = len(children)
     order: list[int] = []
     is_open: list[bool | None] = [None] * count  # None: not seen; True: its children are being visited; False: done
@@ -52,6 +56,7 @@ def bottom_up(children: Tree) -> list[int]:
                 for child in children[node]:
                     if child is None:
                         continue
+                    child = as_integer("bottom_up", child)
                     if not 0 <= child < count or is_open[child]:
                         what = "a tree without cycles" if 0 <= child < count else f"children from 0 to {count - 1}"
                         raise ValueError(located(f"bottom_up: needs {what}, got {child} as a child of {node}"))
@@ -89,6 +94,15 @@ class TreeState:
 Children = Sequence["TreeState | None"]
 
 
+def present_of(operator: str, children: Children) -> list[TreeState]:
+    """The children that are there; raises TypeError for what is no state of a node."""
+    present = [child for child in as_list(operator, "states of children", children) if child is not None]
+    for child in present:
+        if not isinstance(child, TreeState):
+            raise TypeError(located(f"{operator}: needs states of children, got {kind_of(child)}"))
+    return present
+
+
 class TreeBuilder:
     """Base of all builders of networks over trees."""
 
@@ -105,6 +119,7 @@ class TreeBuilder:
 
         Raises ValueError for what is no tree, and for another number of inputs than of nodes.
         """
+        xs, children = as_list("add_inputs", "expressions", xs), as_list("add_inputs", "lists of children", children)
         if len(xs) != len(children):
             raise ValueError(located(f"add_inputs: needs an input for each of {len(children)} nodes, got {len(xs)}"))
         states: list[Any] = [None] * len(xs)
@@ -125,7 +140,7 @@ class GatedTreeBuilder(Builder, TreeBuilder):
         self, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection, forget_bias: float = 1.0
     ) -> None:
         super().__init__(layers, input_dim, hidden_dim, model)
-        self.forget_bias = float(forget_bias)
+        self.forget_bias = as_finite(self.whoami(), forget_bias)
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -144,7 +159,7 @@ class GatedTreeBuilder(Builder, TreeBuilder):
         return unary.add_number(self._forget_rows(b), self.forget_bias)  # type: ignore[no-any-return]
 
     def add_input(self, x: Expression | None, children: Children = (), update: bool = True) -> TreeState:
-        present = [child for child in children if child is not None]
+        present = present_of(self.whoami(), children)
         if x is None and not present:
             raise ValueError(located(f"{self.whoami()}: needs an input or children, got neither"))
         run = self._run(bool(update))
@@ -227,8 +242,8 @@ class NaryTreeLSTMBuilder(GatedTreeBuilder):
         self, N: int, layers: float, input_dim: float, hidden_dim: float, model: ParameterCollection,
         forget_bias: float = 1.0,
     ) -> None:  # fmt: skip
-        if int(N) < 1:
-            raise ValueError(located(f"{self.whoami()}: needs 1 child or more, got N = {N}"))
+        if not 1 <= as_number(self.whoami(), N) < 1000:
+            raise ValueError(located(f"{self.whoami()}: needs 1 child or more, and less than 1000, got N = {N}"))
         super().__init__(layers, input_dim, hidden_dim, model, forget_bias)
         self.N, hidden = int(N), self.hidden_dim
         for layer in range(self.layers):
@@ -316,7 +331,7 @@ class ChainTreeBuilder(TreeBuilder):
         self.set_dropout(0.0)
 
     def add_input(self, x: Expression | None, children: Children = (), update: bool = True) -> TreeState:
-        below = [child.output() for child in children if child is not None]
+        below = [child.output() for child in present_of(self.whoami(), children)]
         if x is None and not below:
             raise ValueError(located(f"{self.whoami()}: needs an input or children, got neither"))
         outputs = []

@@ -96,6 +96,38 @@ def test_values() -> None:
     assert dy.kmax_pooling(dy.inputTensor([[3, 3, 5]]), 2).npvalue().tolist() == [[3, 5]]
 
 
+def test_average_with_and_without_minibatch() -> None:
+    x, batch = dy.inputVector([1, 2]), dy.inputTensor(np.ones((2, 3)), batched=True)
+    dy.sum_batches(dy.sum_elems(dy.average([x, batch]))).backward(full=True)
+    assert x.gradient().tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("function", [dy.round, dy.ceil, dy.floor])
+@pytest.mark.parametrize("dims", [(5,), (3, 4), (5, 3)])
+def test_gradient_modes(function, dims) -> None:
+    for mode, slope in (("zero_gradient", 0), ("straight_through_gradient", 2)):
+        x = tensor(*dims)
+        dy.sum_elems(function(x, mode) * 2).backward(full=True)
+        assert np.unique(x.gradient()).tolist() == [slope]
+
+
+def test_restricted_log_softmax_counts_an_index_once() -> None:
+    assert dy.log_softmax(dy.inputVector([1, 2, 3]), [0, 0]).value() == [0, -math.inf, -math.inf]
+
+
+def test_shapes_as_in_dynet() -> None:
+    column, batch = tensor(3, 1), tensor(3, 1, 2, batched=True)
+    for exponent in (2, 3, 0.5, dy.ones(1), dy.ones((1, 1))):
+        assert (column**exponent).dim() == ((3,), 1)
+        assert (batch**exponent).dim() == ((3,), 2)
+    assert dy.logsumexp([column]).dim() == dy.logsumexp([column, dy.ones(3)]).dim() == ((3,), 1)
+    assert dy.fold_rows(dy.ones(6), 2).dim() == ((3, 1), 1)
+    assert dy.cumsum(dy.inputVector([1, 2, 3]), 1).value() == [1, 2, 3]
+    assert dy.cumsum(tensor(2, 3), 5).dim() == ((2, 3), 1)
+    with pytest.raises(ShapeError, match="cumsum: needs an axis of 0 or more, not -1"):
+        dy.cumsum(column, -1)
+
+
 def test_nothing_is_read_before_it_is_written() -> None:
     (dy.constant((2, 2), math.nan) * dy.ones(2)).value()
     dy.renew_cg()

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dynjit"
 FLOORS = (  # a file imports from lower floors, and on its own floor from those listed before it
-    "errors settings jit threads memory textformat legacy names",
-    "shape scalars blas tiles op",
+    "errors settings jit threads memory textformat names",
+    "shape legacy scalars blas tiles op",
     "ops",
     "arena kernels calls deferred merging plan cudakernels",
     "cpu lowering device gpu cudapasses timing recording slots calling frontend",

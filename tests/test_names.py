@@ -16,6 +16,8 @@ SPACES = {"dynet": types.ModuleType("dynet"), "_dynet": types.ModuleType("_dynet
 run.fill_dynet(SPACES["dynet"])
 run.fill_core(SPACES["_dynet"])
 SPACES["dynet_viz"] = SPACES["dynet"]
+NONE = inspect.Parameter.empty
+OTHER_DEFAULTS = {("dynet_config.set", "autobatch")}  # None: grouping is on unless it is switched off
 OWNERS = {"inputTensorTranspose": dy.Expression}  # a class in DyNet, a function that makes an Expression here
 
 
@@ -38,14 +40,15 @@ def is_property(name: str) -> bool:
     return hasattr(kind, attribute) or attribute in inspect.getsource(kind.__init__)
 
 
-def parameters(signature: str) -> list[tuple[str, bool]]:
-    """(name, whether it has a default) of the parameters of a signature."""
+def parameters(signature: str) -> list[tuple[str, object]]:
+    """(name, default) of the parameters of a signature; NONE where there is no default."""
     function = ast.parse(f"def {signature}: pass").body[0]
     assert isinstance(function, ast.FunctionDef)
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     first = len(positional) - len(arguments.defaults)
-    return [(a.arg, i >= first) for i, a in enumerate(positional) if a.arg not in ("self", "cls")]
+    defaults = [*[NONE] * first, *map(ast.literal_eval, arguments.defaults)]
+    return [(a.arg, default) for a, default in zip(positional, defaults, strict=True) if a.arg not in ("self", "cls")]
 
 
 def test_the_list_is_whole() -> None:
@@ -70,9 +73,11 @@ def test_name(name: Name) -> None:
     if name.signature and not name.signature.startswith("__"):
         ours = list(inspect.signature(thing).parameters.values())  # type: ignore[arg-type]
         ours = [p for p in ours if p.name != "self"]
-        for i, (parameter, is_optional) in enumerate(parameters(name.signature)):
+        for i, (parameter, default) in enumerate(parameters(name.signature)):
             assert ours[i].name == parameter
-            assert ours[i].default is not inspect.Parameter.empty or not is_optional
+            if default is not NONE and (name.name, parameter) not in OTHER_DEFAULTS:
+                ours_default = ours[i].default
+                assert (list(ours_default) if isinstance(default, list) else ours_default) == default
         for p in ours[len(parameters(name.signature)) :]:
             assert p.default is not inspect.Parameter.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
 

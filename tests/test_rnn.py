@@ -33,8 +33,15 @@ def made(builder: type, model: dy.ParameterCollection, *arguments: Any) -> Any:
     b = builder(2, 3, 2, model, *arguments)
     fill(model)
     if builder is dy.SparseLSTMBuilder:
+        unmask(b)
         b.set_sparsity(0.3)
     return b
+
+
+def unmask(b: dy.SparseLSTMBuilder) -> None:
+    for layer in b.get_parameters():
+        for mask in layer[3:]:
+            mask.set_value(np.ones(mask.shape()))
 
 
 def vector(*numbers: float) -> dy.Expression:
@@ -528,6 +535,7 @@ def test_weight_noise(model: dy.ParameterCollection) -> None:
 def test_sparsity_masks_the_smallest_weights_of_all_layers(model: dy.ParameterCollection) -> None:
     b = dy.SparseLSTMBuilder(2, 1, 1, model)
     fill(model)
+    unmask(b)
     weights = np.concatenate([p.as_array().ravel() for layer in b.get_parameters() for p in layer[:2]])
     for share, zeros in ((0.25, 4), (0.3, 4), (0.99, 15), (1, 16), (0, 0), (0.5, 8)):  # as DyNet counts
         b.set_sparsity(share)
@@ -538,6 +546,22 @@ def test_sparsity_masks_the_smallest_weights_of_all_layers(model: dy.ParameterCo
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match=f"set_sparsity: needs a share from 0 to 1, got {share}"):
             b.set_sparsity(share)
+
+
+def test_masked_weights_stay_masked_however_large_they_become(model: dy.ParameterCollection) -> None:
+    b = dy.SparseLSTMBuilder(1, 1, 1, model)
+    w_x, w_h, _, *masks = b.get_parameters()[0]
+    w_x.set_value([[0.1], [0.2], [0.3], [0.4]])
+    w_h.set_value([[0.5], [0.6], [0.7], [0.8]])
+    kept = []
+    for share in (0.5, 0.25, 0.5, 0.625):  # as in DyNet
+        b.set_sparsity(share)
+        kept.append([p.as_array().ravel().tolist() for p in masks])
+        w_x.set_value([[1.1], [0.2], [0.3], [0.4]])
+    assert kept == [
+        [[0, 0, 0, 0], [1, 1, 1, 1]], [[0, 0, 1, 1], [1, 1, 1, 1]], [[0, 0, 0, 0], [1, 1, 1, 1]],
+        [[0, 0, 0, 0], [0, 1, 1, 1]],
+    ]  # fmt: skip
 
 
 def test_masks_stay_as_they_are_when_training(model: dy.ParameterCollection) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,17 @@ def test_a_fork_may_hold_words_and_forks(model: dy.ParameterCollection, file: Ca
     full = np.array(b.full_log_distribution(x).value())
     assert np.exp(full).sum() == pytest.approx(1, abs=1e-6)
     assert np.allclose(full, [-b.neg_log_softmax(x, c).value() for c in range(6)], atol=1e-6)
+
+
+def test_deep_trees_are_copied_and_pickled(model: dy.ParameterCollection, file: Callable[[str], str]) -> None:
+    words = {f"w{k}": k for k in range(400)}
+    text = "".join(f"{'1 ' * k}0 w{k}\n" for k in range(400))
+    b = dy.HierarchicalSoftmaxBuilder(3, file(text), words, model)
+    x = dy.inputVector(X)
+    expected = b.neg_log_softmax(x, 399).value()
+    for other in (copy.deepcopy(b), pickle.loads(pickle.dumps(b))):
+        assert other.neg_log_softmax(x, 399).value() == expected
+    assert 0 <= b.sample(x) < 400
 
 
 def test_a_single_word_is_certain(model: dy.ParameterCollection, file: Callable[[str], str]) -> None:

@@ -279,7 +279,7 @@ def test_errors(kind: type, model: dy.ParameterCollection) -> None:
 
 
 def test_sizes_are_checked(model: dy.ParameterCollection) -> None:
-    with pytest.raises(ValueError, match="NaryTreeLSTMBuilder: needs 1 child or more, got N = 0"):
+    with pytest.raises(ValueError, match="NaryTreeLSTMBuilder: needs 1 child or more, and less than 1000, got N = 0"):
         dy.NaryTreeLSTMBuilder(0, 1, 3, 2, model)
     with pytest.raises(ValueError, match="ChildSumTreeLSTMBuilder: needs layers, input_dim and hidden_dim of 1"):
         dy.ChildSumTreeLSTMBuilder(1, 0, 2, model)

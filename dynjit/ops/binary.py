@@ -234,6 +234,12 @@ def columns(operator: str, x: Shape, y: Shape) -> Result:
 POSITIVE = tuple(Case(case.shapes, 0.5, 2) for case in CASES)
 
 
+def power_result(operator: str, x: Shape, y: Shape) -> Result:
+    """Shape rule: as `stretched`, without trailing axes of size 1 (as in DyNet)."""
+    result = stretched(operator, x, y)
+    return result._replace(shape=result.shape.truncated())
+
+
 def power_slope1(x, z):  # type: ignore[no-untyped-def]
     return z * log(x) if z != ZERO else z  # at 0 the logarithm is infinite
 
@@ -247,7 +253,7 @@ cmult = binary("cmult", lambda x, y: x * y, lambda y: y, lambda x: x,
 cdiv = binary("cdiv", lambda x, y: x / y, lambda y: ONE / y, lambda y, z: -z / y,
     reference=lambda x, y: x / y, cases=POSITIVE, doc="x / y, elementwise.")  # fmt: skip
 power = binary("pow", lambda x, y: x**y, lambda x, y: y * x ** (y - ONE), power_slope1,
-    reference=lambda x, y: x**y, cases=POSITIVE,
+    reference=lambda x, y: x**y, cases=POSITIVE, shape=power_result,
     doc="x to the power of y, elementwise; NaN for x < 0 and a y that is not whole.")  # fmt: skip
 pow = power
 bmin = binary("bmin", lambda x, y: x if x < y else y, lambda x, y: ONE if x < y else ZERO,
@@ -429,7 +435,7 @@ emax = public_list(EMAX, "emax", "Maximum of a list of expressions, elementwise;
 
 
 def logsumexp_shape(operands: list[Shape]) -> Result:
-    shape = list_shape("logsumexp")(operands)
+    shape = list_shape("logsumexp")(operands).truncated()
     return Result(shape, scratch=shape.item)
 
 

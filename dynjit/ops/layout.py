@@ -686,6 +686,8 @@ def subscript(e: Any, shape: Shape, index: Any) -> Any:
     ValueError for a step below 1 and for a range that is empty or leaves the axis.
     """
     entries = index if isinstance(index, tuple) else (index,)
+    if not entries:
+        return e
     rank, sizes = len(shape.dims), (*shape.dims, shape.batch)
     if len(entries) > rank + 1:
         raise IndexError(errors.located(f"[]: needs at most {rank + 1} entries for {shape}, got {len(entries)}"))
@@ -716,7 +718,7 @@ def subscript(e: Any, shape: Shape, index: Any) -> Any:
 def fold_rows_shape(x: Shape, nrows: int) -> Shape:
     if nrows < 1 or x.rows % nrows:
         raise ShapeError("fold_rows", f"rows that are a multiple of {nrows}", x)
-    return Shape((x.rows // nrows, *x.dims[1:]), x.batch)
+    return Shape((x.rows // nrows, *(x.dims[1:] or (1,))), x.batch)
 
 
 @kernel
@@ -746,6 +748,7 @@ FOLD_ROWS = define("fold_rows", shape=fold_rows_shape, params="xi", forward=fold
 def fold_rows(x: Any, nrows: int = 2) -> Any:
     """Sums of `nrows` consecutive rows each: y_rc = sum_k x_(r nrows + k)c.
 
-    x: (rows, ...) x batch; the result: (rows / nrows, ...) x batch.  Raises ShapeError unless nrows divides rows.
+    x: (rows, ...) x batch; the result: (rows / nrows, ...) x batch, of a vector (rows / nrows, 1) x batch.
+    Raises ShapeError unless nrows divides rows.
     """
     return FOLD_ROWS(x, nrows)

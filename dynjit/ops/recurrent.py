@@ -9,7 +9,7 @@ Source: Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000 (for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -337,6 +337,13 @@ def vanilla_lstm_h(c_t: Any, gates_t: Any) -> Any:
 
 
 # ---- vanilla_lstm_gates ----------------------------------------------------------------------------------------------
+# Each of the four is written out: calling each other would cost as much as making their nodes.
+
+
+def noisy(weightnoise_std: float, *weights: Any) -> Iterator[Any]:
+    """Weights with normal noise; as they are for a deviation of 0."""
+    is_noisy = as_number("vanilla_lstm_gates", weightnoise_std) != 0
+    return (noise.noise(weight, weightnoise_std) if is_noisy else weight for weight in weights)
 
 
 def vanilla_lstm_gates(x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoise_std: float = 0.0) -> Any:
@@ -346,8 +353,8 @@ def vanilla_lstm_gates(x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoi
     weightnoise_std: standard deviation of normal noise on Wx, Wh and b, new in each call.
     Raises ShapeError unless the shapes fit, ValueError for a negative deviation.
     """
-    if as_number("vanilla_lstm_gates", weightnoise_std):
-        Wx, Wh, b = (noise.noise(weight, weightnoise_std) for weight in (Wx, Wh, b))
+    if weightnoise_std != 0.0:
+        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
     return lstm_activation(linear.affine_transform([b, Wx, x_t, Wh, h_tm1]))
 
 
@@ -355,7 +362,9 @@ def vanilla_lstm_gates_concat(
     x_t: Sequence[Any], h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoise_std: float = 0.0
 ) -> Any:
     """`vanilla_lstm_gates` of the vectors of the list x_t, joined."""
-    return vanilla_lstm_gates(layout.concatenate(x_t), h_tm1, Wx, Wh, b, weightnoise_std)
+    if weightnoise_std != 0.0:
+        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
+    return lstm_activation(linear.affine_transform([b, Wx, layout.concatenate(x_t), Wh, h_tm1]))
 
 
 def vanilla_lstm_gates_dropout(
@@ -363,8 +372,10 @@ def vanilla_lstm_gates_dropout(
     weightnoise_std: float = 0.0,
 ) -> Any:  # fmt: skip
     """`vanilla_lstm_gates` of x_t * dropout_mask_x and h_tm1 * dropout_mask_h, elementwise."""
+    if weightnoise_std != 0.0:
+        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
     x, h = binary.cmult(x_t, dropout_mask_x), binary.cmult(h_tm1, dropout_mask_h)
-    return vanilla_lstm_gates(x, h, Wx, Wh, b, weightnoise_std)
+    return lstm_activation(linear.affine_transform([b, Wx, x, Wh, h]))
 
 
 def vanilla_lstm_gates_dropout_concat(
@@ -372,5 +383,7 @@ def vanilla_lstm_gates_dropout_concat(
     weightnoise_std: float = 0.0,
 ) -> Any:  # fmt: skip
     """`vanilla_lstm_gates_dropout` of the vectors of the list x_t, joined."""
-    x = layout.concatenate(x_t)
-    return vanilla_lstm_gates_dropout(x, h_tm1, Wx, Wh, b, dropout_mask_x, dropout_mask_h, weightnoise_std)
+    if weightnoise_std != 0.0:
+        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
+    x, h = binary.cmult(layout.concatenate(x_t), dropout_mask_x), binary.cmult(h_tm1, dropout_mask_h)
+    return lstm_activation(linear.affine_transform([b, Wx, x, Wh, h]))

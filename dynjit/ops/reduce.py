@@ -773,7 +773,9 @@ def logsumexp_dim(x: Any, d: int = 0) -> Any:
 
 
 def cumsum_shape(x: Shape, axis: int) -> Result:
-    return axis_result("cumsum", x, axis)._replace(shape=x)
+    if axis < 0:
+        raise ShapeError("cumsum", f"an axis of 0 or more, not {axis}", x)
+    return Result(x, ints=x.around(axis)[:2])  # along an axis behind those of x, of size 1: x itself (as in DyNet)
 
 
 @kernel
@@ -805,7 +807,8 @@ CUMSUM = define("cumsum", shape=cumsum_shape, params="xi", forward=cumsum_forwar
 def cumsum(x: Any, d: int = 0) -> Any:
     """y_i = sum of x_j for j up to i, along axis `d`.
 
-    x: any shape x batch; the result has the same.  Raises ShapeError for a missing axis.
+    x: any shape x batch; the result has the same, and is x for an axis behind those of x.
+    Raises ShapeError for a negative axis.
     """
     return CUMSUM(x, d)
 

@@ -353,7 +353,9 @@ def to_device(e: Any, device_str: str) -> Any:
     Raises NoCudaError for the name of a GPU that does not compute, RuntimeError for other names.
     """
     check_device("to_device", device_str)
-    dim_of("to_device", e)
+    if not hasattr(e, "_place"):
+        dim_of("to_device", e)
+    e._place()  # raises if it is stale
     return e
 
 
