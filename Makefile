@@ -10,6 +10,7 @@ test: .venv/test
 	$(BIN)/ruff check dynjit tests examples perf
 	$(BIN)/mypy
 	$(BIN)/dynjit warmup
+	if $(BIN)/python -c "import numba_cuda" 2>/dev/null; then $(BIN)/dynjit warmup --target cuda --cc 8.0; fi
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 perf: .venv/test
@@ -23,6 +24,7 @@ perf: .venv/test
 .venv/test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test,plot]'
+	$(BIN)/pip install --quiet --editable '.[cuda-test]' || echo "No compiler for CUDA here: its tests are skipped."
 	touch $@
 
 clean:

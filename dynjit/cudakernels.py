@@ -143,6 +143,17 @@ def all_pairs() -> Iterator[int]:
                 yield operator.code * op.SLOTS + slot
 
 
+def representatives() -> dict[int, int]:
+    """For each pair the first one with the same function, which stands for it in programs."""
+    first: dict[tuple[Callable, int], int] = {}
+    return {pair: first.setdefault(form(pair), pair) for pair in (*all_pairs(), GATHER, SCATTER)}
+
+
+def own_pairs(code: int) -> list[int]:
+    """The pairs of an operator that no operator before it has, by its code; the last code: copies."""
+    return [pair for pair, first in representatives().items() if pair == first and pair // op.SLOTS == code]
+
+
 def name_of(pair: int) -> str:
     """The name of a pair's function."""
     return form(pair)[0].__name__
@@ -227,6 +238,16 @@ def compiler() -> Any:
     return cuda
 
 
+def same_index(builder: Any, index: Any, size: Any) -> Any:
+    """An index as it stands: kernels never count from the end."""
+    return index
+
+
+def same_slice(builder: Any, window: Any, size: Any) -> None:
+    """A window as it stands, but for one that is open behind: kernels never leave their buffers."""
+    window.stop = builder.select(builder.icmp_signed(">", window.stop, size), size, window.stop)
+
+
 class Capability(NamedTuple):
     """What the compiler asks of a device when one function calls another; there may be no device."""
 
@@ -236,15 +257,21 @@ class Capability(NamedTuple):
 def compiled_ptx(function: Callable, signature: tuple[Any, ...], capability: tuple[int, int]) -> str:
     """PTX of a kernel; no GPU is needed."""
     cuda = compiler()
+    from unittest import mock
+
     from numba.cuda import dispatcher
+    from numba.cuda.cpython import slicing
     from numba.cuda.descriptor import cuda_target
 
     cuda_target.target_context.refresh()  # sees the functions that were made since the last time
-    asked, dispatcher.get_current_device = dispatcher.get_current_device, lambda: Capability(capability)
-    try:
-        return cuda.compile(function, signature, device=False, abi="numba", cc=capability)[0]  # type: ignore[no-any-return]
-    finally:
-        dispatcher.get_current_device = asked
+    with (
+        # Python's rules for negative indices cost a third of the instructions and registers
+        mock.patch.multiple(slicing, fix_index=same_index, fix_slice=same_slice),
+        mock.patch.object(dispatcher, "get_current_device", lambda: Capability(capability)),
+    ):
+        ptx = cuda.compile(function, signature, device=False, abi="numba", cc=capability)[0]
+    # at most 128 registers, so that a processor holds two blocks
+    return re.sub(r"(\.entry [^()]*\([^()]*\))", rf"\1\n.maxntid {tiles.THREADS}, 1, 1\n.minnctapersm 2", ptx, count=1)
 
 
 def cache_path(text: str, capability: tuple[int, int], modules: Iterable[str]) -> Path | None:
@@ -301,14 +328,14 @@ def program_ptx(pairs: Iterable[int], capability: tuple[int, int]) -> str:
 
 
 class Unit(NamedTuple):
-    """The kernel of one operator, forward and gradients, as something to be compiled ahead."""
+    """The kernel of one operator, forward and gradients, as something to be compiled ahead; see `own_pairs`."""
 
     operator: op.Operator
     capability: tuple[int, int]
 
     @property
     def pairs(self) -> list[int]:
-        return [pair for pair in all_pairs() if pair // op.SLOTS == self.operator.code]
+        return own_pairs(self.operator.code)
 
     def is_cached(self) -> bool:
         """Whether the cache folder holds its PTX; compiles nothing."""
@@ -322,9 +349,10 @@ class Unit(NamedTuple):
 
 def units(capabilities: Iterable[tuple[int, int]]) -> dict[str, Unit]:
     """The kernels of all operators, by name."""
+    owners = sorted({first // op.SLOTS for first in representatives().values() if first < GATHER})
     return {
-        f"cuda_{major}_{minor}_{operator.name}": Unit(operator, (major, minor))
-        for major, minor in capabilities for operator in op.operators if operator.forward
+        f"cuda_{major}_{minor}_{op.operators[code].name}": Unit(op.operators[code], (major, minor))
+        for major, minor in capabilities for code in owners
     }  # fmt: skip
 
 

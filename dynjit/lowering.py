@@ -42,7 +42,8 @@ FIRST = 1  # p[0] counts the blocks at a barrier
 MOST_PARTS = 1024
 STATE = np.dtype([(name, "i8") for name in (
     "count", "entries", "base", "levels", "top", "table", "items", "parameter_end", "graph_base",
-    "program", "entry", "made", "written", "gathered", "starts", "used", "kinds", "seen", "stamp",
+    "program", "entry", "made", "written", "gathered", "starts", "used", "kinds", "same", "seen",
+    "stamp",
 )])  # fmt: skip
 ENTRY = np.dtype([(name, "i8") for name in ("level", "start", "parts")])
 states, entries_at = view_of(STATE), view_of(ENTRY)
@@ -59,11 +60,10 @@ class Lowering:
             "made": reserve(NODES, np.int64), "written": reserve(places, np.int64),
             "seen": reserve(places, np.int64), "gathered": reserve(NODES * 4, np.int64),
             "starts": reserve(NODES * 8, np.int64), "used": np.zeros(ck.PAIRS, np.int8),
-            "kinds": np.full(ck.PAIRS, ck.NONE, np.int8),
+            "kinds": np.full(ck.PAIRS, ck.NONE, np.int8), "same": np.zeros(ck.PAIRS, np.int64),
         }  # fmt: skip
-        for pair in ck.all_pairs():
-            self.arrays["kinds"][pair] = ck.form(pair)[1]
-        self.arrays["kinds"][ck.GATHER :] = ck.THREADS
+        for pair, first in ck.representatives().items():
+            self.arrays["kinds"][pair], self.arrays["same"][pair] = ck.form(pair)[1], first
         self.state = np.zeros(1, STATE)
         self.record = self.state[0]
         for name, array in self.arrays.items():
@@ -154,7 +154,7 @@ def write_call(h, s, call, pair, slot, j, level):  # type: ignore[no-untyped-def
     operator = operators_at(h.operators)[q.op]
     units, work = work_of(h, s, q, call, arguments, int8s(s.kinds)[pair], slot, j)
     c, at = s.count, s.count + ck.RECORD
-    p[c] = pair
+    p[c] = int64s(s.same)[pair]
     p[c + 1] = device_offset(h, s, call.y)
     p[c + 2] = device_offset(h, s, call.scratch)
     p[c + 3] = j
@@ -195,7 +195,7 @@ def write_call(h, s, call, pair, slot, j, level):  # type: ignore[no-untyped-def
             p[at + i] = data[call.ids + i]
         at += call.batch * each
     s.count = at
-    int8s(s.used)[pair] = 1
+    int8s(s.used)[p[c]] = 1
     enter(s, level, c, work)
 
 

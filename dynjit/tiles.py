@@ -18,46 +18,41 @@ cuda: Any = None
 THREADS = 256  # of a block, of all kernels
 TILE, SIDE, DEPTH = 32, 16, 16
 STRIP = (16, 33)  # of A, of B in shared memory: DEPTH x TILE, and one more, so that columns begin in different banks
-NOTHING = -1  # no start: sums begin at zero
 
 
 @scalar
-def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, start, s0, wide, narrow, step, left, right, part, parts):  # type: ignore[no-untyped-def]
-    """C (m, n) = S + A (m, k) B (k, n): part number `part` of `parts` blocks; all threads of a block call it together.
+def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, adds, left, right, part, parts):  # type: ignore[no-untyped-def]
+    """C (m, n) = A (m, k) B (k, n), or C += A B: part number `part` of `parts` blocks; all threads of a block call it.
 
     a, a0, ai, ap: buffer, offset, and the distances of A's rows and columns;  b, b0, bp, bj: the same of B.
-    left, right: shared memory for the strips.
-    S_ij is start[s0 + i + (j % wide) * narrow + (j // wide) * step], or zero if s0 is NOTHING.
+    adds: whether to add to C.  left, right: shared memory for the strips.
     """
     thread = cuda.threadIdx.x
     tx, ty = thread % SIDE, thread // SIDE
+    # a thread copies two elements of each strip; neighbours copy neighbouring ones, whichever way the matrix lies
+    ra, pa, next_ra, next_pa = (
+        (thread % TILE, thread // TILE, 0, THREADS // TILE)
+        if ai == 1
+        else (thread // DEPTH, thread % DEPTH, THREADS // DEPTH, 0)
+    )
+    rb, pb, next_rb, next_pb = (
+        (thread % TILE, thread // TILE, 0, THREADS // TILE)
+        if bj == 1
+        else (thread // DEPTH, thread % DEPTH, THREADS // DEPTH, 0)
+    )
     down = (m + TILE - 1) // TILE
     for tile in range(part % parts, down * ((n + TILE - 1) // TILE), parts):
         i0, j0 = tile % down * TILE, tile // down * TILE
         i, j = i0 + tx, j0 + ty
         c00 = c01 = c10 = c11 = ZERO
-        if s0 != NOTHING:
-            near, far = s0 + i + j % wide * narrow + j // wide * step, j + SIDE
-            far = s0 + i + far % wide * narrow + far // wide * step
-            if j < n:
-                if i < m:
-                    c00 = start[near]
-                if i + SIDE < m:
-                    c10 = start[near + SIDE]
-            if j + SIDE < n:
-                if i < m:
-                    c01 = start[far]
-                if i + SIDE < m:
-                    c11 = start[far + SIDE]
         for p0 in range(0, k, DEPTH):
-            for e in range(thread, TILE * DEPTH, THREADS):
-                # neighbouring threads read neighbouring elements, whichever way the matrix lies
-                r, p = (e % TILE, e // TILE) if ai == 1 else (e // DEPTH, e % DEPTH)
+            for e in range(2):
+                r, p = ra + e * next_ra, pa + e * next_pa
                 left[p, r] = a[a0 + (i0 + r) * ai + (p0 + p) * ap] if i0 + r < m and p0 + p < k else ZERO
-                r, p = (e % TILE, e // TILE) if bj == 1 else (e // DEPTH, e % DEPTH)
+                r, p = rb + e * next_rb, pb + e * next_pb
                 right[p, r] = b[b0 + (p0 + p) * bp + (j0 + r) * bj] if j0 + r < n and p0 + p < k else ZERO
             cuda.syncthreads()
-            for p in range(DEPTH):
+            for p in range(min(DEPTH, k - p0)):
                 x0, x1, y0, y1 = left[p, tx], left[p, tx + SIDE], right[p, ty], right[p, ty + SIDE]
                 c00 += x0 * y0
                 c01 += x0 * y1
@@ -67,32 +62,44 @@ def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, start, s0, wide, narr
         at = c0 + j * m + i
         if j < n:
             if i < m:
-                c[at] = c00
+                c[at] = c00 + c[at] if adds else c00
             if i + SIDE < m:
-                c[at + SIDE] = c10
+                c[at + SIDE] = c10 + c[at + SIDE] if adds else c10
         if j + SIDE < n:
+            at += SIDE * m
             if i < m:
-                c[at + SIDE * m] = c01
+                c[at] = c01 + c[at] if adds else c01
             if i + SIDE < m:
-                c[at + SIDE * m + SIDE] = c11
+                c[at + SIDE] = c11 + c[at + SIDE] if adds else c11
 
 
 @scalar
-def tiles_nn(a, a0, b, b0, c, c0, m, n, k, s0, left, right, part, parts):  # type: ignore[no-untyped-def]
-    """C (m, n) = A (m, k) B (k, n), added to C if s0 is c0."""
-    multiply(a, a0, 1, m, b, b0, 1, k, c, c0, m, n, k, c, s0, n, m, 0, left, right, part, parts)
+def spread(c, c0, m, n, s0, wide, narrow, step, part, parts):  # type: ignore[no-untyped-def]
+    """C_ij = c[s0 + i + (j % wide) * narrow + (j // wide) * step], by the threads that then `multiply`."""
+    tx, ty = cuda.threadIdx.x % SIDE, cuda.threadIdx.x // SIDE
+    down = (m + TILE - 1) // TILE
+    for tile in range(part % parts, down * ((n + TILE - 1) // TILE), parts):
+        for j in range(tile // down * TILE + ty, min(n, (tile // down + 1) * TILE), SIDE):
+            for i in range(tile % down * TILE + tx, min(m, (tile % down + 1) * TILE), SIDE):
+                c[c0 + j * m + i] = c[s0 + i + j % wide * narrow + j // wide * step]
+
+
+@scalar
+def tiles_nn(a, a0, b, b0, c, c0, m, n, k, adds, left, right, part, parts):  # type: ignore[no-untyped-def]
+    """C (m, n) = A (m, k) B (k, n), or C += A B."""
+    multiply(a, a0, 1, m, b, b0, 1, k, c, c0, m, n, k, adds, left, right, part, parts)
 
 
 @scalar
 def tiles_tn(a, a0, b, b0, c, c0, m, n, k, left, right, part, parts):  # type: ignore[no-untyped-def]
     """C (m, n) += A' B, A (k, m)."""
-    multiply(a, a0, k, 1, b, b0, 1, k, c, c0, m, n, k, c, c0, n, m, 0, left, right, part, parts)
+    multiply(a, a0, k, 1, b, b0, 1, k, c, c0, m, n, k, True, left, right, part, parts)
 
 
 @scalar
 def tiles_nt(a, a0, b, b0, c, c0, m, n, k, left, right, part, parts):  # type: ignore[no-untyped-def]
     """C (m, n) += A (m, k) B', B (n, k)."""
-    multiply(a, a0, 1, m, b, b0, n, 1, c, c0, m, n, k, c, c0, n, m, 0, left, right, part, parts)
+    multiply(a, a0, 1, m, b, b0, n, 1, c, c0, m, n, k, True, left, right, part, parts)
 
 
 # ---- products of one thread, in place of those of blas.py ------------------------------------------------------------

@@ -422,7 +422,7 @@ def emax_d_cuda(v, g, y, s, arg, a, k, j, item, batch, thread, threads):
     run = item * batch if arg[a + k + j] == batch else item
     for i in range(thread, run, threads):
         for e in range(i, item * batch, run):
-            if v[s + e] == j:
+            if int(v[s + e]) == j:  # a float and an integer would meet in float64
                 g[arg[a + j] + i] += g[y + e]
 
 

@@ -140,6 +140,68 @@ def conv2d_d1(v, g, x1, y, s, item, item1, batch, step1, ints):
         gemm_tn(patches, dy, df, depth, item // places, places, 1)
 
 
+@helper
+def window_sum(v, x, f, r, c, ints):
+    """The product of a filter and the window of a map that begins at row r and column c; what is outside is zero."""
+    size_r, size_c, rows, cols = ints[4], ints[5], ints[8], ints[9]
+    total = ZERO
+    for k in range(ints[10]):
+        for q in range(max(0, -c), min(size_c, cols - c)):
+            at, to = x + (k * cols + c + q) * rows + r, f + (k * size_c + q) * size_r
+            for p in range(max(0, -r), min(size_r, rows - r)):
+                total += v[at + p] * v[to + p]
+    return total
+
+
+@kernel
+def conv2d_forward_cuda(v, x0, x1, y, item, batch, step0, step1, ints, thread, threads):
+    down, right = ints[0], ints[1]
+    each = ints[4] * ints[5] * ints[10]
+    for e in range(thread, item * batch, threads):
+        b, place = e // item, e % item
+        f = x1 + b * step1 + place // (down * right) * each
+        r, c = place % down * ints[6] - ints[2], place // down % right * ints[7] - ints[3]
+        v[y + e] = window_sum(v, x0 + b * step0, f, r, c, ints)
+
+
+@kernel
+def conv2d_d0_cuda(v, g, x0, x1, y, item, item0, batch, step0, step1, ints, thread, threads):
+    for e in range(thread, item0 * batch if step0 else item0, threads):  # all windows that hold the element
+        down, right, size_r, size_c, step_r, step_c = ints[0], ints[1], ints[4], ints[5], ints[6], ints[7]
+        r, c = e % ints[8] + ints[2], e // ints[8] % ints[9] + ints[3]
+        channel, filters = e % item0 // (ints[8] * ints[9]), item // (down * right)
+        total = ZERO
+        for p in range(filters if step0 else filters * batch):
+            k, b = p % filters, e // item0 if step0 else p // filters
+            dy, f = y + p * down * right, x1 + b * step1 + (k * ints[10] + channel) * size_r * size_c
+            if step0:
+                dy += b * item
+            for j in range(max(0, (c - size_c) // step_c + 1), min(right, c // step_c + 1)):
+                for i in range(max(0, (r - size_r) // step_r + 1), min(down, r // step_r + 1)):
+                    total += g[dy + j * down + i] * v[f + (c - j * step_c) * size_r + r - i * step_r]
+        g[x0 + e] += total
+
+
+@kernel
+def conv2d_d1_cuda(v, g, x0, x1, y, item, item1, batch, step0, step1, ints, thread, threads):
+    down, right, size_r, size_c, step_r, step_c, rows, cols = (
+        ints[0], ints[1], ints[4], ints[5], ints[6], ints[7], ints[8], ints[9])  # fmt: skip
+    for e in range(thread, item1 * batch if step1 else item1, threads):
+        each = e % item1
+        r, c = each % size_r - ints[2], each // size_r % size_c - ints[3]
+        channel, k = each // (size_r * size_c) % ints[10], each // (size_r * size_c * ints[10])
+        total = ZERO
+        for b in range(e // item1, e // item1 + 1 if step1 else batch):
+            x, dy = x0 + b * step0 + channel * rows * cols, y + b * item + k * down * right
+            for j in range(right):
+                if 0 <= c + j * step_c < cols:
+                    at = x + (c + j * step_c) * rows + r
+                    for i in range(down):
+                        if 0 <= r + i * step_r < rows:
+                            total += v[at + i * step_r] * g[dy + j * down + i]
+        g[x1 + e] += total
+
+
 def conv2d_reference(x: np.ndarray, f: np.ndarray, steps: tuple[int, ...], is_valid: int) -> Any:
     f = f.reshape(f.shape + (1,) * (4 - f.ndim))
     patches = windows_reference(x, f.shape[:2], steps, is_valid, 0)
@@ -152,6 +214,7 @@ def conv2d_flops(y: Shape, x: Shape, f: Shape, *bias: Shape) -> tuple[int, ...]:
 
 
 CONV2D = define("conv2d", shape=conv2d_shape, params="xxIi", forward=conv2d_forward, backward=(conv2d_d0, conv2d_d1),
+    forward_cuda=conv2d_forward_cuda, backward_cuda=(conv2d_d0_cuda, conv2d_d1_cuda),
     flops=conv2d_flops,
     reference=conv2d_reference,
     cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3)), arguments=((1, 1), 1)), Case(((1, 1), (1, 1)), arguments=((1, 1), 1)),
@@ -206,9 +269,33 @@ def conv2d_bias_d2(g, x2, y, item, item2, batch, step2, ints):
             db[k] += total
 
 
+@kernel
+def conv2d_bias_forward_cuda(v, x0, x1, x2, y, item, batch, step0, step1, step2, ints, thread, threads):
+    down, right = ints[0], ints[1]
+    each = ints[4] * ints[5] * ints[10]
+    for e in range(thread, item * batch, threads):
+        b, place = e // item, e % item
+        k = place // (down * right)
+        r, c = place % down * ints[6] - ints[2], place // down % right * ints[7] - ints[3]
+        bias = v[x2 + b * step2 + k]
+        v[y + e] = bias + window_sum(v, x0 + b * step0, x1 + b * step1 + k * each, r, c, ints)
+
+
+@kernel
+def conv2d_bias_d2_cuda(g, x2, y, item, item2, batch, step2, ints, thread, threads):
+    places = ints[0] * ints[1]
+    for e in range(thread, item2 * batch if step2 else item2, threads):
+        total = ZERO
+        for b in range(e // item2, e // item2 + 1 if step2 else batch):
+            for i in range(places):
+                total += g[y + b * item + e % item2 * places + i]
+        g[x2 + e] += total
+
+
 CONV2D_BIAS = define("conv2d_bias", shape=conv2d_bias_shape, params="xxxIi", forward=conv2d_bias_forward,
     flops=conv2d_flops,
     backward=(conv2d_d0, conv2d_d1, conv2d_bias_d2),
+    forward_cuda=conv2d_bias_forward_cuda, backward_cuda=(conv2d_d0_cuda, conv2d_d1_cuda, conv2d_bias_d2_cuda),
     reference=lambda x, f, b, *numbers: conv2d_reference(x, f, *numbers) + b,
     cases=(Case((((5, 6, 2), 2), (3, 2, 2, 3), (3,)), arguments=((1, 1), 1)),
            Case(((1, 1), (1, 1), (1,)), arguments=((1, 1), 1)), Case(((4, 3), (2, 2), ((1,), 2)), arguments=((1, 1),

@@ -12,7 +12,7 @@ from dynjit.jit import helper, kernel
 from dynjit.op import SHARED, STACKED, Case, define, native
 from dynjit.scalars import NAN, ONE, ZERO, log
 from dynjit.shape import Result, Shape
-from dynjit.tiles import NOTHING, multiply, tiles_nn, tiles_nt, tiles_tn
+from dynjit.tiles import multiply, spread, tiles_nn, tiles_nt, tiles_tn
 
 # ---- product ---------------------------------------------------------------------------------------------------------
 
@@ -64,21 +64,9 @@ def product_forward_cuda(v, x0, x1, y, rows, cols, item, batch, rows1, batch0, s
     columns, repeats = (cols * batch, 1) if batch0 == 1 and step1 > 0 else (cols, batch)
     for b in range(repeats):
         tiles_nn(
-            v,
-            x0 + b * step0,
-            v,
-            x1 + b * step1,
-            v,
-            y + b * item,
-            rows,
-            columns,
-            rows1,
-            NOTHING,
-            left,
-            right,
-            part + b,
-            parts,
-        )
+            v, x0 + b * step0, v, x1 + b * step1, v, y + b * item, rows, columns, rows1, False,
+            left, right, part + b, parts,
+        )  # fmt: skip
 
 
 @kernel
@@ -218,20 +206,14 @@ def affine_transform_forward_cuda(v, y, arg, a, k, ints, rows, cols, batch, item
         merged = merged and arg[a + k + p] == 1 and arg[a + k + p + 1] == batch
     columns, repeats = (cols * batch, 1) if merged else (cols, batch)
     for b in range(repeats):
-        out = y + b * item
-        step = item0 if arg[a + k] == batch else 0
-        start, wide, narrow = (
-            arg[a] + b * step,
-            cols,
-            rows if item0 == item else 0,
-        )  # the bias; it may serve each column
-        for p in range(1, max(k, 2), 2):
-            w, x, depth = (arg[a + p], arg[a + p + 1], ints[p // 2]) if k > 1 else (0, 0, 0)
-            w += b * (rows * depth if k > 1 and arg[a + k + p] > 1 else 0)
-            x += b * (depth * cols if k > 1 and arg[a + k + p + 1] == batch else 0)
-            multiply(v, w, 1, rows, v, x, 1, depth, v, out, rows, columns, depth, v, start, wide, narrow, step,
-                     left, right, part + b, parts)  # fmt: skip
-            start, wide, narrow, step = out, columns, rows, 0
+        out, step = y + b * item, item0 if arg[a + k] == batch else 0
+        # the bias; it may serve each column
+        spread(v, out, rows, columns, arg[a] + b * step, cols, rows if item0 == item else 0, step, part + b, parts)
+        for p in range(1, k, 2):
+            depth = ints[p // 2]
+            w = arg[a + p] + b * (rows * depth if arg[a + k + p] > 1 else 0)
+            x = arg[a + p + 1] + b * (depth * cols if arg[a + k + p + 1] == batch else 0)
+            tiles_nn(v, w, v, x, v, out, rows, columns, depth, True, left, right, part + b, parts)
 
 
 @kernel
@@ -253,10 +235,12 @@ def affine_transform_d_cuda(
     columns, repeats = (cols * batch, 1) if step_w == 0 and step_x > 0 else (cols, batch)
     for b in range(repeats):
         at_w, at_x, at = w + b * step_w, x + b * step_x, y + b * item
-        if j == p:
-            tiles_nt(g, at, v, at_x, g, at_w, rows, depth, columns, left, right, part + (b if step_w > 0 else 0), parts)
-        else:
-            tiles_tn(v, at_w, g, at, g, at_x, depth, columns, rows, left, right, part + (b if step_x > 0 else 0), parts)
+        is_w = j == p
+        first, second = (g, v) if is_w else (v, g)
+        a0, ai, ap, b0, bp, bj = (at, 1, rows, at_x, depth, 1) if is_w else (at_w, rows, 1, at, 1, rows)
+        c0, m, n, d = (at_w, rows, depth, columns) if is_w else (at_x, depth, columns, rows)
+        turn = part + (b if (step_w if is_w else step_x) > 0 else 0)
+        multiply(first, a0, ai, ap, second, b0, bp, bj, g, c0, m, n, d, True, left, right, turn, parts)
 
 
 AFFINE_TRANSFORM = define(
@@ -354,30 +338,8 @@ def add_product_forward_cuda(
     columns, repeats = (cols * batch, 1) if batch1 == 1 and step2 > 0 else (cols, batch)
     for b in range(repeats):
         w, x, p, out = x1 + b * step1, x2 + b * step2, x0 + b * step0, y + b * item
-        multiply(
-            v,
-            w,
-            1,
-            rows,
-            v,
-            x,
-            1,
-            rows2,
-            v,
-            out,
-            rows,
-            columns,
-            rows2,
-            v,
-            p,
-            cols,
-            rows,
-            step0,
-            left,
-            right,
-            part + b,
-            parts,
-        )
+        spread(v, out, rows, columns, p, cols, rows, step0, part + b, parts)
+        tiles_nn(v, w, v, x, v, out, rows, columns, rows2, True, left, right, part + b, parts)
 
 
 @kernel

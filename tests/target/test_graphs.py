@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ compile.require(compile.missing(), build.missing())
 
 import test_random_graphs as random_graphs  # noqa: E402
 
-from target.emulated import Device, close, computing_on  # noqa: E402
+from target.emulated import Device, Executor, close, computing_on  # noqa: E402
 
 
 def random_programs(count: int) -> list[list[tuple[int, int, int, int]]]:
@@ -41,30 +41,39 @@ def used_pairs() -> set[int]:
     """The pairs of all operators in the current graph."""
     nodes = graph.current.nodes[: int(graph.current.header["node_count"])]
     codes = set(op.SIGNATURES["op"][nodes["signature"]].tolist())
-    return {pair for pair in cudakernels.all_pairs() if pair // op.SLOTS in codes}
+    return {first for pair, first in cudakernels.representatives().items() if pair // op.SLOTS in codes}
 
 
 @pytest.fixture(scope="module")
-def expected() -> tuple[dict[int, tuple], set[int]]:
-    """(results of all programs on the CPU, all pairs that they use): one kernel then serves all."""
-    results, pairs = {}, set()
-    for number, program in enumerate(PROGRAMS):
-        results[number] = outcome(program, False)
-        pairs |= used_pairs()
-    return results, pairs
+def expected() -> dict[int, tuple]:
+    """The results of all programs on the CPU."""
+    return {number: outcome(program, False) for number, program in enumerate(PROGRAMS)}
+
+
+@pytest.fixture(scope="module")
+def pairs(expected: dict[int, tuple]) -> set[int]:
+    """What the programs and models use: one kernel serves all tests that need one for all operators of a graph."""
+    found: set[int] = set()
+    steps = [step for program in PROGRAMS for step in program]
+    for make in (lambda: outcome(steps, False), lambda: Tagger().loss(), lambda: Trees().loss()):
+        dy.renew_cg()
+        make()
+        found |= used_pairs()
+    dy.renew_cg()
+    return found
 
 
 @pytest.mark.parametrize("form", ["levels", "persistent", "reverse"])
-def test_random_graphs_equal_the_cpu(expected: tuple[dict[int, tuple], set[int]], form: str) -> None:
-    results, pairs = expected
+def test_random_graphs_equal_the_cpu(expected: dict[int, tuple], pairs: set[int], form: str) -> None:
     device = Device(order="reverse" if form == "reverse" else "forward")
     device.together = 3 if form == "persistent" else 0
-    executor = gpu.Executor(device)
-    executor.pairs |= pairs
+    executor = Executor(device)
+    if form == "persistent":
+        executor.pairs |= pairs
     for number, program in enumerate(PROGRAMS):
         with computing_on(executor):
             values, gradients = outcome(program, stops=number % 3 == 1)
-        for found, wanted in zip((*values, *gradients), (*results[number][0], *results[number][1]), strict=True):
+        for found, wanted in zip((*values, *gradients), (*expected[number][0], *expected[number][1]), strict=True):
             close(found, wanted)
 
 
@@ -150,36 +159,31 @@ def trained(make: Callable[[], Tagger | Trees], trainer: str, steps: int, execut
         return [*losses, *parameters, *moments]
 
 
-def executor_for(make: Callable[[], Tagger | Trees], device: Device) -> gpu.Executor:
-    """An executor whose kernel serves a model."""
-    dy.renew_cg()
-    make().loss().forward()
-    executor = gpu.Executor(device)
-    executor.pairs |= used_pairs()
-    dy.renew_cg()
+@pytest.fixture(scope="module")
+def apart() -> Executor:
+    """An executor with a kernel for each operator."""
+    return Executor(Device())
+
+
+@pytest.fixture
+def together(pairs: set[int]) -> Executor:
+    """An executor with one kernel for all operators."""
+    executor = Executor(Device())
+    executor.pairs |= pairs
     return executor
 
 
-@pytest.fixture(scope="module")
-def tagger_executor() -> Iterator[gpu.Executor]:
-    yield executor_for(Tagger, Device())
-
-
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_tagger_learns_as_on_the_cpu(tagger_executor: gpu.Executor, trainer: str) -> None:
-    for found, wanted in zip(
-        trained(Tagger, trainer, 3, tagger_executor), trained(Tagger, trainer, 3, None), strict=True
-    ):
+def test_tagger_learns_as_on_the_cpu(apart: Executor, trainer: str) -> None:
+    for found, wanted in zip(trained(Tagger, trainer, 3, apart), trained(Tagger, trainer, 3, None), strict=True):
         close(found, wanted, 2e-5)
 
 
-def test_tree_lstm_needs_few_launches() -> None:
-    device = Device()
-    executor = executor_for(lambda: Trees(64), device)
+def test_tree_lstm_needs_few_launches(apart: Executor, together: Executor) -> None:
     wanted = trained(lambda: Trees(64), "adam", 1, None)
-    device.launches.clear()
-    for found, value in zip(trained(lambda: Trees(64), "adam", 1, executor), wanted, strict=True):
+    for found, value in zip(trained(lambda: Trees(64), "adam", 1, apart), wanted, strict=True):
         close(found, value, 2e-5)
+    executor, device = together, together.device
     with computing_on(executor):
         network = Trees(64)
         device.launches.clear()
@@ -198,9 +202,9 @@ def test_tree_lstm_needs_few_launches() -> None:
         device.together = 0
 
 
-def test_a_node_in_its_inputs_level_is_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_in_its_inputs_level_is_a_race(monkeypatch: pytest.MonkeyPatch, together: Executor) -> None:
     """A seeded fault of the schedule: two levels run at once."""
-    executor = executor_for(Tagger, Device())
+    executor = together
     call = gpu.lower_forward.call
 
     def faulty(context: int, state: int) -> int:
@@ -222,7 +226,7 @@ def test_a_node_in_its_inputs_level_is_a_race(monkeypatch: pytest.MonkeyPatch) -
 
 def test_graphs_take_turns_and_memory_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "LEAST", 64)
-    executor = gpu.Executor(Device())
+    executor = Executor(Device())
     with computing_on(executor):
         w = dy.ParameterCollection().add_parameters((3,), init=2.0)
         x = dy.inputVector([1, 2, 3])
@@ -250,7 +254,7 @@ def test_graphs_take_turns_and_memory_grows(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_room_leaves_the_graph_usable() -> None:
     device = Device()
-    executor = gpu.Executor(device)
+    executor = Executor(device)
     with computing_on(executor):
         x = dy.inputVector([1.0] * 100)
         device.most_bytes = 1000
@@ -262,7 +266,7 @@ def test_no_room_leaves_the_graph_usable() -> None:
 
 
 def test_values_move_along_with_the_device() -> None:
-    graph.use_executor(gpu.Executor(Device()))
+    graph.use_executor(Executor(Device()))
     try:
         x = dy.inputVector([1, 2])
         y = dy.cmult(x, x)
@@ -276,7 +280,7 @@ def test_values_move_along_with_the_device() -> None:
 
 def test_tensors_tell_where_they_lie() -> None:
     device = Device()
-    with computing_on(gpu.Executor(device)):
+    with computing_on(Executor(device)):
         x = dy.inputTensor(np.arange(6.0).reshape(2, 3))
         tensor = (x + x).tensor_value()
         place = tensor.__cuda_array_interface__
@@ -291,7 +295,7 @@ def test_tensors_tell_where_they_lie() -> None:
 
 def test_memory_given_back_while_the_gpu_works_loses_no_update() -> None:
     """The garbage collector may free parameters between a copy to the device and the end of the work there."""
-    executor = gpu.Executor(Device())
+    executor = Executor(Device())
     with computing_on(executor):
         model = dy.ParameterCollection()
         w = model.add_parameters((3,), init=1.0)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx import build, compile
+from ptx import build, compile, lint
 from test_ops import call, operands_of, random_of
 
 import dynjit as dy
-from dynjit import cpu, cudakernels, gpu, graph, op
+from dynjit import cpu, cudakernels, graph, op
 from dynjit.arena import space
 
 compile.require(compile.missing(), build.missing())
 
-from target.emulated import Device, close, computing_on  # noqa: E402
+from target.emulated import Device, Executor, close, computing_on, own_kernel  # noqa: E402
 
 OPERATORS = [pytest.param(operator, id=operator.name) for operator in op.operators if operator.forward]
+OWNERS = [
+    pytest.param(code, id=op.operators[code].name if code < len(op.operators) else "copies")
+    for code in sorted({pair // op.SLOTS for pair in cudakernels.representatives().values()})
+]
 COPIES = 14  # more than are called one by one
-
-
-def pairs_of(operator: op.Operator) -> list[int]:
-    return [pair for pair in cudakernels.all_pairs() if pair // op.SLOTS == operator.code]
 
 
 def inputs_of(operator: op.Operator, case: op.Case, copies: int, random: np.random.Generator) -> tuple[list, list]:
@@ -65,8 +65,7 @@ def computed(operator: op.Operator, case: op.Case, copies: int) -> tuple[list[np
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_emulated_equals_cpu(operator: op.Operator) -> None:
-    executor = gpu.Executor(Device())
-    executor.pairs.update(pairs_of(operator), pairs_of(ESUM))
+    executor = Executor(Device())
     for case in operator.cases:
         for copies in (1, COPIES):
             expected = computed(operator, case, copies)
@@ -76,7 +75,12 @@ def test_emulated_equals_cpu(operator: op.Operator) -> None:
                 close(a, b)
 
 
-ESUM = next(operator for operator in op.operators if operator.name == "esum")
+@pytest.mark.parametrize("code", OWNERS)
+def test_machine_code(code: int) -> None:
+    """No double precision, no function that is not there, at most 128 registers; no stack and no spills."""
+    ptx = own_kernel(code)
+    assert ".extern" not in ptx
+    assert lint.findings(ptx, () if lint.missing() else lint.ARCHITECTURES) == []
 
 
 def test_every_kernel_has_a_form() -> None:
