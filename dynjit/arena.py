@@ -55,7 +55,7 @@ LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value
 ADDRESSES = (
     "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
     "heap", "slots", "ready", "twins", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed",
-    "scratch",
+    "scratch", "late",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 
@@ -106,6 +106,7 @@ class Space:
         self.parameter_top = 64
         self.free_parameters: list[tuple[int, int]] = []
         self.executor: Any = None  # of a GPU, whose copy of the parameters may be newer
+        self.late: list[Any] = []  # what trainers have postponed, see late.py
 
     @property
     def double(self) -> Buffers:
@@ -127,9 +128,15 @@ class Space:
 
     def values(self, start: int, count: int) -> np.ndarray:
         """A window of the values of parameters, to be read and changed."""
+        self.settle()
         if self.executor is not None:
             self.executor.to_host(self.executor.values)
         return self.single.v[start : start + count]
+
+    def settle(self) -> None:
+        """Makes the updates of parameters that have been postponed."""
+        for late in self.late:
+            late.settle()
 
     def gradients(self, start: int, count: int) -> np.ndarray:
         """A window of the gradients of parameters, to be read and changed."""
@@ -166,6 +173,9 @@ class Space:
 
 space = Space()
 kernels = reserve(2 * op.TABLE.size * op.SLOTS, np.int64)  # addresses: float32, then float64; 0: not loaded yet
+LATE_TABLES = 64  # lookup tables at most with rows whose updates are postponed
+# their number, and of each its offset, the function by which a row takes the steps that it has missed, its context
+late_tables = np.zeros(1 + 3 * LATE_TABLES, np.int64)
 random_state = np.zeros(2, np.int64)  # seed, number of the next random stream
 
 # ---- the jitclass ----------------------------------------------------------------------------------------------------
@@ -226,7 +236,7 @@ class Storage:
         known = {
             "nodes": nodes, "args": args, "data": data, "v": space.single.v, "g": space.single.g,
             "signatures": op.SIGNATURES, "pool": op.POOL, "operators": op.TABLE, "shapes": SHAPES,
-            "kernels": kernels, "seed": random_state, **self.arrays,
+            "kernels": kernels, "seed": random_state, "late": late_tables, **self.arrays,
         }  # fmt: skip
         for name in ADDRESSES:
             record[name] = known[name].ctypes.data

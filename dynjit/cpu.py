@@ -153,6 +153,18 @@ def run_kernel(context, index, address, k):  # type: ignore[no-untyped-def]
 # ---- forward ---------------------------------------------------------------------------------------------------------
 
 
+@external("void(int64, int64)")
+def catch_up(context, index):  # type: ignore[no-untyped-def]
+    """Lets the rows that a lookup reads take the updates that have been postponed for them."""
+    h = headers(context)[0]
+    call, known, data = calls_at(h.calls)[index], int64s(h.late), int64s(h.data)
+    q = signatures_at(h.signatures)[call.signature]
+    for t in range(known[0]):
+        if known[1 + 3 * t] == int64s(h.arguments)[call.args]:
+            for i in range(call.count * q.ids):
+                call_kernel(known[2 + 3 * t], known[3 + 3 * t], data[call.ids + i])
+
+
 @external("int64(int64)")
 def forward(context):  # type: ignore[no-untyped-def]
     """Runs the calls that have not run yet."""
@@ -187,6 +199,8 @@ def run_call(h, context, index):  # type: ignore[no-untyped-def]
     address = int64s(h.kernels)[code * SLOTS]
     if address == 0:
         return code
+    if int64s(h.late)[0] > 0 and signatures_at(h.signatures)[call.signature].ids > 0:
+        catch_up(context, index)
     run_kernel(context, index, address, -1)
     return -1
 

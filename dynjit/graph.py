@@ -35,6 +35,13 @@ MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", 
 op.SIGNATURES[0]["shape"] = -1  # that of a node dropped by `revert`: compiled code finds no signature for its consumers
 
 
+def values_at(start: int, count: int) -> np.ndarray:
+    """A window of the values of nodes or parameters."""
+    if start < space.parameter_end:
+        space.settle()
+    return space.single.v[start : start + count]
+
+
 class ComputationGraph(NodesByNumber):
     """The nodes made since the last `renew`, their values and gradients.
 
@@ -378,7 +385,7 @@ class ComputationGraph(NodesByNumber):
         """A node's value, a window of the buffer in memory order."""
         start, size = int(self.nodes[number]["value"]), self.shape(number).size
         self._fetch(0, start, size)
-        return space.single.v[start : start + size]
+        return values_at(start, size)
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient after `backward`, a window of the buffer in memory order."""
@@ -449,6 +456,7 @@ def use(graph: ComputationGraph) -> None:
 
 def use_executor(executor: Any) -> None:
     """Lets an executor of gpu.py compute all graphs; None: the CPU.  Values and parameters move along."""
+    space.settle()
     if space.executor is not None:
         space.executor.save()
     space.executor = executor
@@ -530,7 +538,7 @@ class Expression:
             place = native_place(self)
             if place >= 0:
                 start, shape = place // PLACE, shapes[place % PLACE]
-                return space.single.v[start : start + shape.size], shape
+                return values_at(start, shape.size), shape
         graph, number = self._place()
         if graph.is_pending or recalculate or graph.nodes[number]["value"] < 0:
             graph.evaluate([number], recalculate)

@@ -24,6 +24,7 @@ PASS = np.dtype([(name, "i8") for name in ("spans", "count", "sparse", "parts", 
 spans_at, passes_at = view_of(SPAN), view_of(PASS)
 SHARED = 1 << 15  # elements from which on threads share a pass
 KERNEL = "void(int64, int64)"
+NUMBERS = 8  # that a kernel takes at most
 
 
 @helper
@@ -125,7 +126,7 @@ class Pass:
         self.is_large = int((spans["item"] * spans["rows"]).sum()) >= SHARED
         # arrays of ctypes: cheaper to fill than NumPy's
         self.job, self.arrays = (ctypes.c_int64 * len(PASS.names or ()))(), (ctypes.c_int64 * 5)()
-        self.numbers, self.sums = (ctypes.c_float * 8)(), (ctypes.c_double * threads.MOST)()
+        self.numbers, self.sums = (ctypes.c_float * NUMBERS)(), (ctypes.c_double * threads.MOST)()
         addresses = [ctypes.addressof(array) for array in (self.arrays, self.numbers, self.sums)]
         self.job[:] = [spans.ctypes.data, len(spans), 0, 1, *addresses]
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from dynjit.arena import space
 from dynjit.averages import Averages, MovingAverage
 from dynjit.errors import GradientError, ModelFileError, located
 from dynjit.jit import Compiled
+from dynjit.late import LateRows, compiled_steps, has_room, settle_others
 from dynjit.memory import reserve
 from dynjit.parameters import LookupParameters, ParameterCollection, parameter_changes
 from dynjit.passes import SPAN, Pass, shrink, spans_of, squared_norm
@@ -31,8 +33,13 @@ class Trainer:
     """
 
     rule: Compiled
+    late_rule: Compiled | None = None  # the rule's steps for rows that are not changed in time
     moments = 0
     by_columns = False  # whether the rule sees one column at a time
+
+    def __init_subclass__(cls) -> None:
+        if cls.moments and not cls.by_columns:
+            cls.late_rule = compiled_steps(cls.rule.function.step)  # type: ignore[attr-defined]
 
     def __init__(self, m: ParameterCollection, learning_rate: float) -> None:
         if not hasattr(self, "rule"):
@@ -54,10 +61,13 @@ class Trainer:
         self.addresses = [array.ctypes.data for array in arrays]
         self._known = -1
         self._pass = Pass(np.zeros(0, SPAN))
+        self._late: LateRows | None = None
 
     @property
     def buffers(self) -> list[np.ndarray]:
         """The moments, to be read and changed."""
+        if self._late:
+            self._late.settle(moments=True)
         for buffer in self._buffers if space.executor is not None else ():
             space.executor.to_host(space.executor.moment(buffer))
         return self._buffers
@@ -129,7 +139,7 @@ class Trainer:
         """Global norm of the gradients, those of frozen parameters included (as in DyNet)."""
         if space.executor is not None:
             return math.sqrt(cudapasses.squared_norm(space.executor, self.storage().spans, self.sparse))
-        total = sum(self.storage().run(squared_norm, self.addresses[1:2], sparse=self.sparse))
+        total = sum(self.storage().run(squared_norm, self.addresses[1:2], sparse=self._visits_marked))
         return math.sqrt(total) if total >= 0 else math.nan
 
     def gradient_scale(self) -> float:
@@ -168,6 +178,8 @@ class Trainer:
                 "update: needs the weights, but the parameters hold their moving average; "
                 "call swap_params_to_weights() first"
             ))  # fmt: skip
+        late = self._late_rows()
+        settle_others(late, self.model.stored)
         scale = self.gradient_scale()
         self.updates += 1
         self.updates_since_status += 1
@@ -186,11 +198,33 @@ class Trainer:
                 1 - decay,
             )
         else:
-            storage.run(self.rule, self.addresses, numbers, self.sparse)
+            if late:
+                late.prepare()
+            storage.run(self.rule, self.addresses, numbers, self._visits_marked)
+            if late:
+                late.add(numbers)
             if decay > 0:
                 storage.run(shrink, self.addresses[:1], [1 - decay])
         if self.averages:
             self.averages.after_update(self.updates, self.model.stored, storage)
+
+    def _late_rows(self) -> LateRows | None:
+        """What lets rows of lookup tables take dense updates later; None where they must take them in time."""
+        tables = [item for item in self.model.stored if isinstance(item, LookupParameters)]
+        is_plain = space.executor is None and not self.averages and self.model.root.weight_decay == 0
+        may_wait = not self.sparse and self.late_rule is not None and is_plain and all(t._updated for t in tables)
+        if self._late and not (may_wait and self._late in space.late and self._late.tables == tables):
+            self._late.close()
+            self._late = None
+        if may_wait and self._late is None and has_room(tables):
+            self._late = LateRows(self.late_rule, tables, self.addresses, self.updates == 0)  # type: ignore[arg-type]
+            weakref.finalize(self, self._late.close).atexit = False
+        return self._late
+
+    @property
+    def _visits_marked(self) -> bool:
+        """Whether a pass goes over the marked rows of tables only, the others having no gradient or taking it later."""
+        return self.sparse or self._late is not None
 
     def numbers(self) -> tuple[float, ...]:
         """The rule's own numbers of this update."""
@@ -333,7 +367,7 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         state = {
             name: value for name, value in vars(self).items()
-            if name not in ("_buffers", "addresses", "averages", "_pass", "_known")
+            if name not in ("_buffers", "addresses", "averages", "_pass", "_known", "_late")
         }  # fmt: skip
         state["average"] = dataclasses.asdict(self.averages) if self.averages else None
         stored = self.model.stored

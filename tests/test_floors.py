@@ -18,7 +18,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "initializers sequence graphviz",
     "parameters",
     "rnn_base rnn_lstm rnn tree softmax_builders saving gradcheck",
-    "passes averages trainer_state trainer_base trainers",
+    "passes averages late trainer_state trainer_base trainers",
     "profiling batching options",
     "config dynet",
     "__init__",
