@@ -382,7 +382,8 @@ def step_function(name: str, function: Callable, reference: Callable, doc: str) 
     }  # fmt: skip
 
     def public(x, gradient_mode):  # type: ignore[no-untyped-def]
-        return mode_of(name, gradient_mode, modes)(x)
+        operator = modes.get(gradient_mode) if type(gradient_mode) is str else None
+        return (operator or mode_of(name, gradient_mode, modes)).call(x)
 
     public.__name__ = public.__qualname__ = name
     public.__module__ = __name__
