@@ -71,8 +71,13 @@ class Reader(ast.NodeVisitor):
         self.is_star = False
         self.bound: set[str] = set()  # names that the program itself gives a meaning
         self.classes: dict[str, str] = {}  # variable or attribute -> class of DyNet
+        self.made: list[tuple[str, str]] = []  # variables and the classes whose objects they are made
+        self.stores: list[str] = []  # variables, once for each time that they are given a value
         for node in ast.walk(tree):
             self.learn(node)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                self.learn_classes(node)
         self.visit(tree)
 
     def learn(self, node: ast.AST) -> None:
@@ -90,6 +95,20 @@ class Reader(ast.NodeVisitor):
             self.bound.add(node.arg)
         elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             self.bound.add(node.id)
+            self.stores.append(node.id)
+
+    def learn_classes(self, node: ast.Assign) -> None:
+        """Takes note of variables and attributes that are objects of one class wherever they are given a value."""
+        kind = self.name_of(node.value.func) if isinstance(node.value, ast.Call) else None
+        if kind not in names() or names()[kind].kind != "class":
+            return
+        for target in node.targets:
+            if isinstance(target, ast.Attribute):
+                self.classes[target.attr] = kind
+            elif isinstance(target, ast.Name):
+                self.made.append((target.id, kind))
+                if self.made.count((target.id, kind)) == self.stores.count(target.id):
+                    self.classes[target.id] = kind
 
     def name_of(self, node: ast.AST) -> str | None:
         """DyNet's name that an expression stands for."""
@@ -110,14 +129,6 @@ class Reader(ast.NodeVisitor):
                 self.use(alias.name, node, *of_module(alias.name))
                 if alias.name in names() and names()[alias.name].kind == "class":
                     self.classes.setdefault(alias.asname or alias.name, alias.name)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        kind = self.name_of(node.value.func) if isinstance(node.value, ast.Call) else None
-        if kind in names() and names()[kind].kind == "class":
-            for target in node.targets:
-                if isinstance(target, (ast.Name, ast.Attribute)):
-                    self.classes[target.id if isinstance(target, ast.Name) else target.attr] = kind
-        self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         name = self.name_of(node)

@@ -781,9 +781,7 @@ def power(a: Expression, exponent: Any) -> Expression:
     if isinstance(exponent, Expression):
         return binary.power(a, exponent)  # type: ignore[no-any-return]
     number = number_of("**", exponent)
-    if number == 2 and a.dim()[0][-1:] != (1,):  # of which a power has none behind the first
-        return unary.square(a)  # type: ignore[no-any-return]
-    return binary.power(a, leaf.constant((1,), number))  # type: ignore[no-any-return]
+    return unary.SECOND_POWER(a) if number == 2 else binary.power(a, leaf.constant((1,), number))  # type: ignore[no-any-return]
 
 
 def subscript(a: Expression, index: Any) -> Expression:

@@ -149,6 +149,10 @@ class BiRNNBuilder:
         """The class's name."""
         return "BiRNNBuilder"
 
+    def __repr__(self) -> str:
+        layers, inputs, hidden, _ = self._spec
+        return f"BiRNNBuilder {self.model.name()} ({layers} x {inputs} to {hidden})"
+
     @classmethod
     def from_spec(cls, spec: tuple[Any, ...], model: ParameterCollection) -> BiRNNBuilder:
         """A builder of the same sizes with parameters of its own."""

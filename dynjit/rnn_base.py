@@ -109,6 +109,10 @@ class RNNState:
         """The builder."""
         return self._run.builder
 
+    def __repr__(self) -> str:
+        output = self.output()
+        return f"RNNState of {self._run.builder!r}, {'no output yet' if output is None else f'output {output!r}'}"
+
 
 def vectors_of(operator: str, es: Any) -> Vectors:
     """Expressions of the current graph, given as a list; None counts as none."""
@@ -302,6 +306,10 @@ class Builder:
     def whoami(self) -> str:
         """The class's name."""
         return type(self).__name__
+
+    def __repr__(self) -> str:
+        sizes = f"{self.layers} x {self.input_dim} to {self.hidden_dim}"
+        return f"{self.whoami()} {self.local_model.name()} ({sizes})"
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: what belongs to a graph, or to this process, is left out."""

@@ -13,6 +13,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Sequence
+from multiprocessing import spawn
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import dynjit
 from dynjit import config, dynet, legacy, options
 from dynjit.graph import Expression
 
+SCRIPT = "DYNJIT_SCRIPT"  # the environment variable with the path of the program that runs
 HIDDEN = ("_inputExpression", "_tensorInputExpression", "_vecInputExpression", "_sparseInputExpression",
           "_lookupExpression", "_lookupBatchExpression", "_pickerExpression", "_pickerBatchExpression")  # fmt: skip
 
@@ -79,6 +81,20 @@ def install() -> None:
         sys.modules.pop(name, None)
 
 
+def follow_spawned(path: str) -> None:
+    """Lets processes that this one spawns (multiprocessing) find dynjit, too: they begin with spawned.py."""
+    os.environ[SCRIPT] = path
+    prepare = spawn.get_preparation_data
+
+    def prepared(name: str) -> dict[str, object]:
+        data = prepare(name)
+        if data.get("init_main_from_path") == path:
+            data["init_main_from_path"] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spawned.py")
+        return data
+
+    spawn.get_preparation_data = prepared
+
+
 def run(script: str, arguments: Sequence[str] = ()) -> int:
     """Runs a program as `python script arguments` would; returns 1 after an exception, whose traceback is printed.
 
@@ -92,6 +108,7 @@ def run(script: str, arguments: Sequence[str] = ()) -> int:
     vars(main).update(__file__=path, __builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = main
     sys.argv[:] = [script, *arguments]
+    follow_spawned(path)
     sys.path[0:1] = [os.path.dirname(path)]
     try:
         exec(compile(source, path, "exec", dont_inherit=True), vars(main))

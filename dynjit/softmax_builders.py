@@ -54,6 +54,9 @@ class SoftmaxBuilder:
         """The class's name."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"{self.whoami()} {self.local_model.name()} ({self.input_dim} inputs)"
+
     def param_collection(self) -> ParameterCollection:
         """The builder's own sub-collection."""
         return self.local_model

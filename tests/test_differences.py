@@ -55,6 +55,50 @@ def test_unlike_nodes(make) -> None:
         np.testing.assert_allclose(grouped, single, atol=1e-6)
 
 
+def test_many_operators_and_few_nodes() -> None:
+    x = y = dy.inputVector([0.5, 0.25])
+    chain = (
+        dy.tanh,
+        dy.exp,
+        dy.log,
+        dy.sqrt,
+        dy.square,
+        dy.cube,
+        dy.erf,
+        dy.logistic,
+        dy.sin,
+        dy.cos,
+        dy.abs,
+        dy.rectify,
+    )
+    for function in chain:
+        y = function(y)
+    dy.sum_elems(y).backward(full=True)
+    expected = np.array([0.5, 0.25])
+    for function in (np.tanh, np.abs):  # log undoes exp, square undoes sqrt
+        expected = function(expected)
+    expected = np.array([math.erf(v**3) for v in expected])
+    expected = np.abs(np.cos(np.sin(1 / (1 + np.exp(-expected)))))
+    np.testing.assert_allclose(y.npvalue(), expected, atol=1e-5)
+    assert np.isfinite(x.gradient()).all()
+
+
+def test_gradients_of_sparse_lstms_do_not_depend_on_grouping(model) -> None:
+    builder = dy.SparseLSTMBuilder(2, 3, 4, model)
+    builder.set_sparsity(0.4)
+    found = []
+    for autobatching in (True, False):
+        dy.renew_cg(autobatching=autobatching)
+        outputs = [builder.initial_state().transduce([dy.constant((3,), 0.1 * k)] * k)[-1] for k in (1, 2, 3)]
+        dy.esum([dy.squared_norm(y) for y in outputs]).backward()
+        found.append([p.grad_as_array() for p in model.parameters_list()])
+        for p in model.parameters_list():
+            p.scale_gradient(0)
+    for grouped, single in zip(*found, strict=True):
+        np.testing.assert_allclose(grouped, single, atol=1e-6)
+    assert any(gradient.any() for gradient in found[0])
+
+
 # ---- gradients and values --------------------------------------------------------------------------------------------
 
 

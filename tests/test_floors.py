@@ -22,7 +22,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "profiling batching options",
     "config dynet",
     "__init__",
-    "demo run check cli",
+    "demo run spawned check cli",
 )
 PLACE = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names.split())}
 EXCEPTIONS = {  # importing file: (imported module, why)

@@ -683,3 +683,15 @@ def test_a_used_builder_can_be_copied(model: dy.ParameterCollection) -> None:
     expected = builder.initial_state().add_input(x).output().npvalue()
     other = copy.deepcopy(builder)
     np.testing.assert_array_equal(other.initial_state().add_input(x).output().npvalue(), expected)
+
+
+def test_representations_show_sizes(model: dy.ParameterCollection) -> None:
+    b = dy.LSTMBuilder(1, 3, 2, model)
+    assert repr(b) == "VanillaLSTMBuilder /vanilla-lstm-builder/ (1 x 3 to 2)"
+    assert repr(b.initial_state()) == f"RNNState of {b!r}, no output yet"
+    state = b.initial_state().add_input(dy.ones(3))
+    assert repr(state) == f"RNNState of {b!r}, output {state.output()!r}"
+    assert repr(dy.BiRNNBuilder(1, 3, 4, model, dy.GRUBuilder)) == "BiRNNBuilder /birnn/ (1 x 3 to 4)"
+    assert repr(dy.StandardSoftmaxBuilder(3, 5, model)) == (
+        "StandardSoftmaxBuilder /standard-softmax-builder/ (3 inputs)"
+    )

@@ -57,6 +57,34 @@ def test_a_program(tmp_path) -> None:
     assert found.returncode == 0
 
 
+SPAWNS = """
+import multiprocessing
+import pickle
+import dynet as dy
+
+def double(queue, number):
+    queue.put((dy.scalarInput(number) * 2).value())
+    if number < 3:
+        start(queue, number + 1)
+
+def start(queue, number):
+    process = multiprocessing.get_context("spawn").Process(target=double, args=(queue, number))
+    process.start()
+    process.join()
+
+if __name__ == "__main__":
+    queue = multiprocessing.get_context("spawn").Queue()
+    start(queue, 2)
+    print(queue.get(timeout=100), queue.get(timeout=100))
+"""
+
+
+def test_processes_that_a_program_spawns(tmp_path) -> None:
+    (tmp_path / "program.py").write_text(SPAWNS)
+    done = run("dynjit.run", "program.py", cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("4.0 6.0\n", "", 0)
+
+
 def test_tracebacks_and_exit_codes(tmp_path) -> None:
     (tmp_path / "bad.py").write_text("import sys, _dynet as dy\n\ndef f():\n    dy.scalarInput('x')\n\n"
                                      "if len(sys.argv) > 1: sys.exit(7)\nf()\n")  # fmt: skip
@@ -84,6 +112,15 @@ def test_uses_of_the_module() -> None:
     assert verdicts("import _dynet\n_dynet.tanh(1)") == {"tanh": ("same", [2])}
     assert verdicts("import dynet\ndynet.dynet_config") == {"dynet_config": ("same", [2])}
     assert verdicts("import numpy as dy\ndy.tanh(1)") == {}
+
+
+def test_a_variable_of_several_meanings_is_of_no_class() -> None:
+    source = "import dynet as dy\np = dy.DynetParams()\nwith Pool(2) as p:\n    p.map(f, [1])\n"
+    assert [use.name for use in check.check(source, "")] == ["DynetParams"]
+    source = (
+        "import dynet as dy\ndef f():\n    p = dy.DynetParams()\ndef g():\n    p = dy.DynetParams()\n    p.map(1)\n"
+    )
+    assert [use.verdict for use in check.check(source, "")] == ["missing", "same"]
 
 
 def test_imported_names() -> None:

@@ -214,7 +214,7 @@ def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
     update: whether the row gets a gradient.
     Raises TypeError for what is no table, IndexError for a row that is not there.
     """
-    return LOOKUP(table_of("lookup", p, update), index)
+    return LOOKUP.call(table_of("lookup", p, update), index)
 
 
 def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:

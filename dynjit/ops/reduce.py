@@ -947,10 +947,11 @@ def argmax(x: Any, gradient_mode: str) -> Any:
     gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.
     Raises ShapeError unless x is a vector, ValueError for other modes.
     """
-    if gradient_mode not in list(ARGMAX):  # a list: what is not hashable is unknown, too
+    operator = ARGMAX.get(gradient_mode) if type(gradient_mode) is str else None
+    if operator is None:
         needs = " or ".join(ARGMAX)
         raise ValueError(errors.located(f"argmax: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
-    return ARGMAX[gradient_mode](x)
+    return operator.call(x)
 
 
 # ---- layer_norm ------------------------------------------------------------------------------------------------------

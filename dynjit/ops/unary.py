@@ -35,8 +35,9 @@ def same_shape(x: Shape) -> Shape:
 
 
 def elementwise(
-    name: str, function: Callable, slope: Callable, *, params: str, reference: Callable, cases: tuple[Case, ...]
-) -> Operator:
+    name: str, function: Callable, slope: Callable, *, params: str, reference: Callable, cases: tuple[Case, ...],
+    shape: Callable[..., Shape] = same_shape,
+) -> Operator:  # fmt: skip
     """The operator y = function(x) or, with a number c, function(x, c); dy/dx = slope of those of x, y, c it names.
 
     Without x in the slope, the result may take the operand's place.
@@ -87,7 +88,7 @@ def elementwise(
                 dy[i] *= slope(ZERO, out[i], f0)
 
     forward.__name__, d0.__name__, in_place.__name__ = f"{name}_forward", f"{name}_d0", f"{name}_in_place"
-    return define(name, shape=same_shape, params=params, forward=forward, backward=(d0,), keeps_result="y" in needs,
+    return define(name, shape=shape, params=params, forward=forward, backward=(d0,), keeps_result="y" in needs,
                   overwrites=overwrites, in_place=in_place if overwrites else None, reference=reference,
                   cases=cases)  # fmt: skip
 
@@ -382,7 +383,8 @@ def step_function(name: str, function: Callable, reference: Callable, doc: str) 
     }  # fmt: skip
 
     def public(x, gradient_mode):  # type: ignore[no-untyped-def]
-        return mode_of(name, gradient_mode, modes)(x)
+        operator = modes.get(gradient_mode) if type(gradient_mode) is str else None
+        return (operator or mode_of(name, gradient_mode, modes)).call(x)
 
     public.__name__ = public.__qualname__ = name
     public.__module__ = __name__
@@ -425,3 +427,14 @@ ceil = step_function("ceil", lambda x: scalars.ceil(x), np.ceil, "The next whole
 floor = step_function(
     "floor", lambda x: scalars.floor(x), np.floor, "The next whole number from x downwards, elementwise."
 )
+
+# ---- x ** 2 ----------------------------------------------------------------------------------------------------------
+
+
+def power_shape(x: Shape) -> Shape:
+    """That of `binary.power` with a number."""
+    return x.truncated()
+
+
+SECOND_POWER = elementwise("second_power", squared, lambda x: TWO * x, params="x", reference=np.square, cases=GENERAL,
+                           shape=power_shape)  # fmt: skip
