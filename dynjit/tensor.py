@@ -93,8 +93,8 @@ class Tensor:
 class DeviceTensor(Tensor):
     """The value of an expression on a GPU: read there by CuPy and PyTorch, with no copy, while it is there.
 
-    `cupy.asarray(t)`, `torch.as_tensor(t, device="cuda")` and `torch.from_dlpack(t)` take the memory as it is; it belongs
-    to the graph.
+    `cupy.asarray(t)`, `torch.as_tensor(t, device="cuda")` and `torch.from_dlpack(t)` take the memory as it is, which
+    belongs to the graph.
     """
 
     __slots__ = ("address", "graph", "number", "version")
