@@ -107,6 +107,10 @@ class Device:
         """Sets every byte."""
         checked(self.driver.cuMemsetD8(address, byte, nbytes))
 
+    def wait(self) -> None:
+        """Waits until all that was launched is done."""
+        checked(self.driver.cuCtxSynchronize())
+
     # ---- kernels ----
 
     def _function(self, ptx: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dynjit import dlpack
 from dynjit.arena import random_state, space
 from dynjit.errors import StaleExpressionError, located
 from dynjit.shape import as_integer
@@ -28,6 +29,19 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.array.astype(dtype or self.array.dtype)
+
+    def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
+        """A DLPack capsule, as `np.from_dlpack` and `torch.from_dlpack` ask for it.
+
+        Raises TypeError for a stream: there are none on the CPU.
+        """
+        if stream is not None:
+            raise TypeError(located(f"Tensor: needs stream=None on the CPU, got {stream!r}"))
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(kind of the device, number) in DLPack's numbers: the CPU."""
+        return dlpack.CPU, 0
 
     def _axis(self, operator: str, dim: int) -> int:
         axes = self.array.ndim - self.is_batched
@@ -80,7 +94,8 @@ class Tensor:
 class DeviceTensor(Tensor):
     """The value of an expression on a GPU: read there by CuPy and PyTorch, with no copy, while it is there.
 
-    `cupy.asarray(t)` and `torch.as_tensor(t, device="cuda")` take the memory as it is; it belongs to the graph.
+    `cupy.asarray(t)`, `torch.as_tensor(t, device="cuda")` and `torch.from_dlpack(t)` take the memory as it is, which
+    belongs to the graph.
     """
 
     __slots__ = ("address", "graph", "number", "version")
@@ -110,9 +125,37 @@ class DeviceTensor(Tensor):
         return (shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)) or (1,)
 
     @property
+    def _place(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Its dimensions, and elements from one to the next along each."""
+        dims = self._dims(self.graph.shape(self.number))
+        return dims, tuple(np.cumprod([1, *dims[:-1]]).tolist())
+
+    @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Where the value lies, for CuPy and PyTorch (version 3); StaleExpressionError if it is gone."""
         self._check()
-        dims = self._dims(self.graph.shape(self.number))
-        strides = np.cumprod([4, *dims[:-1]]).tolist()
-        return {"shape": dims, "strides": tuple(strides), "typestr": "<f4", "data": (self.address, False), "version": 3}
+        dims, steps = self._place
+        strides = tuple(4 * step for step in steps)
+        # stream 1 is the driver's default stream, on which all is computed
+        return {
+            "shape": dims, "strides": strides, "typestr": "<f4", "data": (self.address, False), "version": 3,
+            "stream": 1,
+        }  # fmt: skip
+
+    def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
+        """A DLPack capsule of the memory as it is, which belongs to the graph.
+
+        stream: -1: do not wait for what is being computed.  dl_device, copy: as in the array API.
+        Raises StaleExpressionError if the value is gone, BufferError for a copy or another device.
+        """
+        self._check()
+        if options.get("copy") or options.get("dl_device") not in (None, self.__dlpack_device__()):
+            raise BufferError(located("Tensor: needs to be taken as it is, on its own GPU, got a request for a copy"))
+        if stream != -1:
+            space.executor.device.wait()
+        return dlpack.capsule_of(self.address, space.executor.device.number, *self._place, self)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(kind of the device, number) in DLPack's numbers: CUDA, and the number of the GPU."""
+        self._check()
+        return dlpack.CUDA, space.executor.device.number

@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from dynjit.device import Device
+from dynjit.errors import NoCudaError
 from perf.cases import CASES, SWEEPS, Case
 from perf.contestants import KINDS, styles
 from perf.environments import interpreter
@@ -37,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 5")
     parser.add_argument("--seconds", type=float, help="of each variant in each round; default: 1")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what dynjit and PyTorch compute on")
     parser.add_argument(
         "--quick", action="store_true", help="by default 2 rounds of 0.2 seconds; writes quick.* unless named"
     )
@@ -53,9 +57,21 @@ def parse() -> argparse.Namespace:
         options.cases = [] if options.sweep else ["*"]
     if options.contestants is None:
         options.contestants = [kind for kind in KINDS if kind != "torch" or not options.sweep]
+    if options.device == "gpu":
+        ask_for_gpu(options, parser)
     options.no_construction |= options.sweep
     options.data = str(Path(options.data).resolve()) if options.data else None
     return options
+
+
+def ask_for_gpu(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Lets contestants that can compute on the GPU, and only them; ends the program if there is none."""
+    try:
+        Device()
+    except NoCudaError as error:
+        parser.error(f"--device gpu: {error}")
+    os.environ["DYNJIT_DEVICE"] = "gpu"  # the workers' environment; PyTorch's does likewise
+    options.contestants = [kind for kind in options.contestants if not kind.startswith("dynet")]
 
 
 def chosen_cases(patterns: list[str]) -> list[Case]:
@@ -76,7 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     contestants = describe(options.contestants, options.threads, options.data)
     results: dict[str, Any] = {
         "machine": machine(),
-        "options": {key: getattr(options, key) for key in ("rounds", "seconds", "threads", "sweep")},
+        "options": {key: getattr(options, key) for key in ("rounds", "seconds", "threads", "sweep", "device")},
         "data": next((answer["data"] for answer in contestants.values() if "data" in answer), ""),
         "contestants": contestants,
         "cases": {},

@@ -100,7 +100,7 @@ class TorchRunner:
         """Computes the scores, takes the best."""
         start = perf_counter()
         with self.torch.inference_mode():
-            self.workload.all_scores(examples).argmax(-1).numpy()
+            self.workload.all_scores(examples).argmax(-1).cpu().numpy()
         return 0.0, [0.0, perf_counter() - start, 0.0, 0.0]
 
 

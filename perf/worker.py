@@ -38,6 +38,8 @@ def start_toolkit(kind: str, threads: int, memory_mib: int) -> Any:
     if toolkit == "torch":
         module.set_num_threads(threads)
         module.manual_seed(SEED)
+        if os.environ.get("DYNJIT_DEVICE") == "gpu":
+            module.set_default_device("cuda")
     elif hasattr(module, "set_threads"):
         module.set_threads(threads)
     return module

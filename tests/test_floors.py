@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dynjit"
 FLOORS = (  # a file imports from lower floors, and on its own floor from those listed before it
-    "errors settings jit threads memory textformat names",
+    "errors settings jit threads memory textformat names dlpack",
     "shape legacy scalars blas tiles op",
     "ops",
     "arena kernels calls deferred merging plan cudakernels",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dynjit import device
+from perf.__main__ import parse
 from perf.cases import SWEEPS
 from perf.report import markdown, sweep_table
 
@@ -39,3 +43,11 @@ def test_report_of_a_sweep() -> None:
     assert all(f"| {name} |" in text for name in SWEEPS)
     results["options"]["sweep"] = False
     assert title not in markdown(results)
+
+
+@pytest.mark.skipif(device.count() > 0, reason="there is a GPU")
+def test_a_missing_gpu_ends_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["perf", "--device", "gpu"])
+    with pytest.raises(SystemExit):
+        parse()
+    assert "--device gpu: GPU: needs" in capsys.readouterr().err

@@ -114,3 +114,12 @@ def test_a_number_to_the_power_of_an_expression() -> None:
         (-2) ** x
     with pytest.raises(TypeError, match="needs an expression or a number, got str"):
         "2" ** x
+
+
+def test_dlpack() -> None:
+    found = tensor(BATCH, batched=True)
+    assert found.__dlpack_device__() == (1, 0)
+    np.testing.assert_array_equal(np.from_dlpack(found), found.as_numpy())
+    np.testing.assert_array_equal(np.from_dlpack(found.argmax()), found.argmax().as_numpy())
+    with pytest.raises(TypeError, match="Tensor: needs stream=None on the CPU, got 1"):
+        found.__dlpack__(stream=1)

@@ -90,6 +90,9 @@ class EmulatedDevice:
         """Sets every byte."""
         self.window(address, nbytes)[:] = byte
 
+    def wait(self) -> None:
+        """Nothing: a launch is done when it returns."""
+
     def launch(self, kernel: Any, blocks: Shape, threads: Shape, arguments: Sequence[Any]) -> None:
         """Runs a kernel; addresses among its arguments are integers. EmulationError if it does anything wrong."""
         emulated = self.emulated(kernel)

@@ -37,7 +37,7 @@ class Executor(gpu.Executor):
 class Device(EmulatedDevice):
     """An emulated GPU.  together: how many blocks wait for each other; 0: each level is a launch."""
 
-    name, capability, together = "emulated", CAPABILITY, 0
+    name, number, capability, together = "emulated", 0, CAPABILITY, 0
 
     def resident_blocks(self, ptx: str) -> int:
         return self.together

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ from ptx import build, compile
 from ptx.emulator import EmulationError
 
 import dynjit as dy
-from dynjit import cudakernels, gpu, graph, op
+from dynjit import cudakernels, dlpack, gpu, graph, op
 from dynjit.arena import space
 from dynjit.errors import StaleExpressionError
 
@@ -286,11 +287,36 @@ def test_tensors_tell_where_they_lie() -> None:
         place = tensor.__cuda_array_interface__
         assert (place["shape"], place["strides"], place["typestr"]) == ((2, 3), (4, 8), "<f4")
         assert device.download(place["data"][0], 6, np.float32).tolist() == [0, 6, 2, 8, 4, 10]
+        assert place["stream"] == 1
+        assert tensor.__dlpack_device__() == (dlpack.CUDA, 0)
+        taken = tensor.__dlpack__(stream=-1, dl_device=(dlpack.CUDA, 0), copy=False)
+        (address,) = dlpack.kept
+        assert ctypes.pythonapi.PyCapsule_GetPointer(ctypes.py_object(taken), dlpack.FRESH) == address
+        managed = dlpack.Managed.from_address(address)
+        assert (managed.data, managed.device_kind, managed.device_number) == (place["data"][0], dlpack.CUDA, 0)
+        assert (managed.ndim, managed.code, managed.bits, managed.lanes, managed.byte_offset) == (2, 2, 32, 1, 0)
+        numbers = ctypes.c_int64 * 2
+        assert list(numbers.from_address(managed.shape)) == [2, 3]
+        assert list(numbers.from_address(managed.strides)) == [1, 2]
+        del taken  # nobody took it
+        assert dlpack.kept == {}
+        taken = tensor.__dlpack__()
+        ctypes.pythonapi.PyCapsule_SetName(ctypes.py_object(taken), b"used_dltensor")
+        del taken  # who took it calls the deleter
+        (address,) = dlpack.kept
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(dlpack.Managed.from_address(address).deleter)(address)
+        assert dlpack.kept == {}
+        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, on its own GPU"):
+            tensor.__dlpack__(copy=True)
+        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, on its own GPU"):
+            tensor.__dlpack__(dl_device=(dlpack.CPU, 0))
         np.testing.assert_array_equal(tensor.as_numpy(), 2 * np.arange(6.0).reshape(2, 3))
         assert tensor.argmax(1).as_numpy().tolist() == [[2], [2]]
         dy.renew_cg()
         with pytest.raises(StaleExpressionError, match="needs a graph that is still on the GPU"):
             tensor.as_numpy()
+        with pytest.raises(StaleExpressionError, match="needs a graph that is still on the GPU"):
+            tensor.__dlpack__()
 
 
 def test_memory_given_back_while_the_gpu_works_loses_no_update() -> None:

@@ -8,7 +8,7 @@ from ptx import build, compile, lint
 from test_ops import call, operands_of, random_of
 
 import dynjit as dy
-from dynjit import cpu, cudakernels, graph, op
+from dynjit import cpu, cudakernels, device, gpu, graph, op
 from dynjit.arena import space
 
 compile.require(compile.missing(), build.missing())
@@ -63,9 +63,8 @@ def computed(operator: op.Operator, case: op.Case, copies: int) -> tuple[list[np
     return values, [np.array(x.gradient()) for x in inputs]
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_emulated_equals_cpu(operator: op.Operator) -> None:
-    executor = Executor(Device())
+def compare(operator: op.Operator, executor: gpu.Executor) -> None:
+    """What an executor computes at the operator's cases against what the CPU does."""
     for case in operator.cases:
         for copies in (1, COPIES):
             expected = computed(operator, case, copies)
@@ -73,6 +72,20 @@ def test_emulated_equals_cpu(operator: op.Operator) -> None:
                 found = computed(operator, case, copies)
             for a, b in zip((*found[0], *found[1]), (*expected[0], *expected[1]), strict=True):
                 close(a, b)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_emulated_equals_cpu(operator: op.Operator) -> None:
+    compare(operator, Executor(Device()))
+
+
+@pytest.mark.skipif(device.count() == 0, reason="there is no GPU")
+@pytest.mark.parametrize("is_persistent", [False, True], ids=["levels", "persistent"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_gpu_equals_cpu(operator: op.Operator, is_persistent: bool) -> None:
+    executor = gpu.Executor(device.Device())
+    executor.is_persistent = is_persistent
+    compare(operator, executor)
 
 
 @pytest.mark.parametrize("code", OWNERS)
