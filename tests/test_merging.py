@@ -164,6 +164,29 @@ def test_pictures_show_what_was_recorded(network: Network, capsys: pytest.Captur
     assert capsys.readouterr().out == before
 
 
+@pytest.mark.parametrize("constants_first", [True, False])
+def test_constants_are_not_their_twins(model: dy.ParameterCollection, constants_first: bool) -> None:
+    w, table = model.add_parameters((SIZE, SIZE)), model.add_lookup_parameters((ROWS, SIZE))
+
+    def hidden() -> list[dy.Expression]:
+        return [dy.tanh(w * table[number % ROWS]) for number in range(WORDS)]
+
+    def gradients(grouped: bool) -> list[np.ndarray]:
+        dy.renew_cg(autobatching=grouped)
+        before = [] if constants_first else hidden()
+        with dy.no_grad():
+            constants = hidden()
+            dy.esum([dy.squared_norm(x) for x in [*before, *constants]]).value()
+        trained = hidden() if constants_first else before
+        loss = dy.esum([dy.dot_product(x, y + 1) for x, y in zip(trained, constants)])
+        for stored in model.stored:
+            stored.gradients()[:] = 0
+        loss.backward()
+        return [stored.gradients().copy() for stored in model.stored]
+
+    close(gradients(True), gradients(False))
+
+
 @pytest.mark.parametrize("what", [lambda n: n.loss.backward(), lambda n: n.loss.forward()])
 def test_repeated_passes(network: Network, what: Callable) -> None:
     network.build()
