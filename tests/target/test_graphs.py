@@ -78,6 +78,17 @@ def test_random_graphs_equal_the_cpu(expected: dict[int, tuple], pairs: set[int]
             close(found, wanted)
 
 
+def test_results_are_the_same_bit_for_bit_in_every_order_of_threads() -> None:
+    found = []
+    for order in ("forward", "reverse", "random"):
+        with computing_on(Executor(Device(order=order))):
+            found.append([[array for part in outcome(program, False) for array in part] for program in PROGRAMS[:4]])
+    for other in found[1:]:
+        for program, same in zip(found[0], other, strict=True):
+            for a, b in zip(program, same, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
