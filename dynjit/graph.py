@@ -83,6 +83,11 @@ class ComputationGraph(NodesByNumber):
     def nodes(self) -> np.ndarray:
         return self.storage.nodes
 
+    @functools.cached_property
+    def signatures(self) -> np.ndarray:
+        """The nodes' signatures: a field's own array takes an eighth of the time of a record's field."""
+        return self.storage.nodes["signature"]
+
     def _new_version(self) -> int:
         ComputationGraph.living.pop(self._version, None)
         self._version = next(ComputationGraph.versions)
@@ -205,10 +210,10 @@ class ComputationGraph(NodesByNumber):
 
     def has(self, number: int) -> bool:
         """Whether there is such a node."""
-        return bool(number < self.header["node_count"] and self.nodes[number]["signature"])
+        return bool(number < self.header["node_count"] and self.signatures[number])
 
     def shape(self, number: int) -> Shape:
-        return op.result_shape(int(self.nodes[number]["signature"]))
+        return op.result_shape(int(self.signatures[number]))
 
     def operator(self, number: int) -> op.Operator:
         return op.operators[int(op.SIGNATURES[int(self.nodes[number]["signature"])]["op"])]
@@ -515,10 +520,9 @@ class Expression:
 
     def _place(self) -> tuple[ComputationGraph, int]:
         """(its graph, its number): as `_node`, but the graph need not be current if it is still alive."""
-        current = here()
-        home = ComputationGraph.living.get(self.handle >> 32, current)
-        number = self.handle & 0xFFFFFFFF
-        if home is current or isinstance(self, NativeParameter) or not home.has(number):
+        current, version, number = here(), self.handle >> 32, self.handle & 0xFFFFFFFF
+        home = current if version == current._version else ComputationGraph.living.get(version, current)
+        if isinstance(self, NativeParameter) or not home.has(number) or version != home._version:
             return current, self._node()
         return home, number
 

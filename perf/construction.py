@@ -23,7 +23,8 @@ HOT = (
     "dy.inputVector(numbers)",
 )  # fmt: skip
 OTHERS = (
-    "x / 2.0", "1.5 - x", "dy.abs(x)", "dy.acos(x)", "dy.acosh(x)", "dy.argmax(x, gradient_mode='zero_gradient')",
+    "x / 2.0", "1.5 - x", "x**2", "x**3", "dy.abs(x)", "dy.acos(x)", "dy.acosh(x)",
+    "dy.argmax(x, gradient_mode='zero_gradient')",
     "dy.asin(x)", "dy.asinh(x)", "dy.atan(x)", "dy.atanh(x)", "dy.average([x, y])", "dy.binary_log_loss(p, p)",
     "dy.block_dropout(x, 0.5)", "dy.bmax(x, y)", "dy.bmin(x, y)", "dy.ceil(x, gradient_mode='zero_gradient')",
     "dy.circ_conv(x, y)", "dy.circ_corr(x, y)", "dy.colwise_add(A, x)", "dy.concatenate([A, B], d=1)",
