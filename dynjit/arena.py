@@ -107,6 +107,7 @@ class Space:
         self.free_parameters: list[tuple[int, int]] = []
         self.executor: Any = None  # of a GPU, whose copy of the parameters may be newer
         self.late: list[Any] = []  # what trainers have postponed, see late.py
+        self.is_shared = False  # whether forked processes have the same parameters
 
     @property
     def double(self) -> Buffers:

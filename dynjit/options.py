@@ -205,7 +205,9 @@ class DynetParams:
         graph.set_autobatch(1 if self.autobatch is None else self.autobatch)
         parameters.default_weight_decay[0] = self.weight_decay
         if self.shared_parameters:
+            space.settle()
             memory.share(space.single.v, space.parameter_end, space.parameter_top)
+            space.is_shared = True
         profiling.profile_process(self.profiling)
 
 

@@ -211,7 +211,8 @@ class Trainer:
     def _late_rows(self) -> LateRows | None:
         """What lets rows of lookup tables take dense updates later; None where they must take them in time."""
         tables = [item for item in self.model.stored if isinstance(item, LookupParameters)]
-        is_plain = space.executor is None and not self.averages and self.model.root.weight_decay == 0
+        is_plain = space.executor is None and not space.is_shared
+        is_plain = is_plain and not self.averages and self.model.root.weight_decay == 0
         may_wait = not self.sparse and self.late_rule is not None and is_plain and all(t._updated for t in tables)
         if self._late and not (may_wait and self._late in space.late and self._late.tables == tables):
             self._late.close()

@@ -164,6 +164,15 @@ def test_a_trainer_that_is_gone_has_done_its_work() -> None:
         np.testing.assert_array_equal(a.values(), b.values())
 
 
+def test_processes_that_share_parameters_see_updates_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = after_steps()
+    monkeypatch.setattr(space, "is_shared", True)
+    for m in (first, second):
+        m.step([2])
+    assert first.trainer._late is None
+    same(first.all(), second.all())
+
+
 def test_rows_without_moments_take_no_steps() -> None:
     m = Model("adam", True)
     for _ in range(5):
