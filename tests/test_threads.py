@@ -129,7 +129,8 @@ for count in (1, 3, 3):
     dy.set_threads(count)
     dy.reset_random_seed(1)
     collection = dy.ParameterCollection()
-    w, b, table = collection.add_parameters((150, 300)), collection.add_parameters(300), collection.add_lookup_parameters((90, 300))
+    w, b, table = collection.add_parameters((300, 400)), collection.add_parameters(400), collection.add_lookup_parameters((90, 400))
+    assert dy.AdamTrainer(collection).storage().is_large
     collection.set_weight_decay(0.01)
     trainer = dy.AdamTrainer(collection)
     trainer.set_clip_threshold(0.5)
