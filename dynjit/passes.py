@@ -22,7 +22,7 @@ SPAN = np.dtype([(name, "i8") for name in ("start", "item", "part", "rows", "mar
 # what a pass goes over, and addresses: of the arrays that it reads and writes, of the rule's numbers, of its sums
 PASS = np.dtype([(name, "i8") for name in ("spans", "count", "sparse", "parts", "arrays", "numbers", "sums")])
 spans_at, passes_at = view_of(SPAN), view_of(PASS)
-SHARED = 1 << 17  # elements from which on threads share a pass: fewer lie in one core's cache, and leaving it costs more
+SHARED = 1 << 17  # elements from which on threads share a pass; fewer had better stay in one core's cache
 KERNEL = "void(int64, int64)"
 NUMBERS = 8  # that a kernel takes at most
 
