@@ -20,8 +20,7 @@ from dynjit.parameters import LookupParameters, Stored
 from dynjit.passes import KERNEL, NUMBERS, table_span
 
 # a table: its span, and addresses: of the rows' counts of steps taken, of the steps' numbers, of the arrays, of zeros
-LATE = np.dtype([(name, "i8") for name in ("start", "item", "part", "rows", "steps", "count", "numbers", "arrays",
-                                           "zeros")])  # fmt: skip
+LATE = np.dtype([(name, "i8") for name in ("start", "item", "rows", "steps", "count", "numbers", "arrays", "zeros")])
 lates_at = view_of(LATE)
 LONGEST = 1 << 12  # steps that are kept; then all rows take theirs
 NEVER = -1  # steps taken by a row whose moments are zero
@@ -35,17 +34,15 @@ def compiled_steps(step: Callable) -> Compiled:
 
     def catch_up(context, row):  # type: ignore[no-untyped-def]
         table = lates_at(context)[0]
-        bases, taken, zero = int64s(table.arrays), int32s(table.steps), float32s(table.zeros)[: table.part]
+        bases, taken, zero = int64s(table.arrays), int32s(table.steps), float32s(table.zeros)[: table.item]
         values, first = float32s(bases[0]), float32s(bases[2])
         second, third = float32s(bases[3]), float32s(bases[4])
         mode = flush_denormals()
         for r in range(row if row >= 0 else 0, row + 1 if row >= 0 else table.rows):
-            begin, size = table.start + r * table.item, table.part
+            begin, end = table.start + r * table.item, table.start + (r + 1) * table.item
+            p, a, b, c = values[begin:end], first[begin:end], second[begin:end], third[begin:end]
             for t in range(taken[r] if taken[r] >= 0 else table.count, table.count):
-                numbers = float32s(table.numbers + 4 * NUMBERS * t)
-                for at in range(begin, begin + table.item, size):
-                    p, a = values[at : at + size], first[at : at + size]
-                    step(p, zero, a, second[at : at + size], third[at : at + size], numbers)
+                step(p, zero, a, b, c, float32s(table.numbers + 4 * NUMBERS * t))
             if taken[r] >= 0:
                 taken[r] = table.count
         set_floating_point_mode(mode)
@@ -69,9 +66,9 @@ class LateRows:
         self.zeros = np.zeros(max(table.count // max(1, len(table)) for table in tables), np.float32)
         self.records = np.zeros(len(tables), LATE)
         for number, (table, taken) in enumerate(zip(tables, self.taken, strict=True)):
-            start, item, part, rows, _, _ = table_span(table, by_columns=False)
+            start, item, _, rows, _, _ = table_span(table, by_columns=False)
             addresses = [array.ctypes.data for array in (self.numbers, self.arrays, self.zeros)]
-            self.records[number] = (start, item, part, rows, taken.ctypes.data, 0, *addresses)
+            self.records[number] = (start, item, rows, taken.ctypes.data, 0, *addresses)
         self.contexts = [self.records.ctypes.data + i * LATE.itemsize for i in range(len(tables))]
         self.places = [(table.start, steps.address, context) for table, context in zip(tables, self.contexts)]
         space.late.append(self)
