@@ -39,7 +39,7 @@ SIGNS: dict[str, Callable[..., Any]] = {  # operators of Python that stand for o
 }  # fmt: skip
 SHIFT, AMPLIFIED = 1e-4, 50.0  # a shift of an operand moves values and gradients by so much more, at most
 LARGEST = 100.0  # value or gradient
-SEED, STREAMS = 7, 100  # streams of random numbers that a node can have
+STREAMS = 100  # of random numbers that a node can have
 OWN_NUMBERS = 1000
 WIDE, TRIES = 2.0, 6  # values up to WIDE are used as they are where the domain is the usual one
 
@@ -108,7 +108,7 @@ def evaluated(
 ) -> tuple[Shape, list[np.ndarray]]:
     """The result's shape; value and gradients of a call in a graph of its own."""
     graph.current.renew()
-    graph.random_state[:] = SEED, STREAMS * number
+    graph.random_state[1] = STREAMS * number
     shapes = map(shape_of, case.shapes)
     operands = [leaf.add_leaf(leaf.INPUT, shape, array) for shape, array in zip(shapes, arrays, strict=True)]
     y = call(operator, operands, case)._node()
@@ -306,7 +306,7 @@ class Graph:
         self.plan = plan
         self.made: list[Any] = []
         for number, node in enumerate(plan.nodes):
-            graph.random_state[:] = SEED, STREAMS * number
+            graph.random_state[1] = STREAMS * number
             self.made.append(node.make() if node.make else self.called(node, number, twins))
             if stops and number % 5 == 3 and node.operator:
                 self.made[-1].value()
