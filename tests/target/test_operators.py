@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ptx import build, compile, lint
-from test_ops import call, operands_of, random_of
+from records import call
+from test_ops import operands_of, random_of
 
 import dynjit as dy
 from dynjit import cpu, cudakernels, device, gpu, graph, op
