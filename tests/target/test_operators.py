@@ -13,7 +13,8 @@ from dynjit.arena import space
 
 compile.require(compile.missing(), build.missing())
 
-from target.emulated import Device, Executor, close, computing_on, own_kernel  # noqa: E402
+from target.emulated import Device, Executor, own_kernel  # noqa: E402
+from target.networks import close, computing_on  # noqa: E402
 
 OPERATORS = [pytest.param(operator, id=operator.name) for operator in op.operators if operator.forward]
 OWNERS = [
