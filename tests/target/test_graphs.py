@@ -238,10 +238,11 @@ def test_tensors_tell_where_they_lie() -> None:
         (address,) = dlpack.kept
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(dlpack.Managed.from_address(address).deleter)(address)
         assert dlpack.kept == {}
-        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, on its own GPU"):
+        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, got a request for a copy"):
             tensor.__dlpack__(copy=True)
-        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, on its own GPU"):
-            tensor.__dlpack__(dl_device=(dlpack.CPU, 0))
+        for place, name in (((dlpack.CPU, 0), "the CPU"), ((dlpack.CUDA, 1), "GPU:1")):
+            with pytest.raises(BufferError, match=f"Tensor: needs GPU:0, where its memory is, got {name}"):
+                tensor.__dlpack__(dl_device=place)
         np.testing.assert_array_equal(tensor.as_numpy(), 2 * np.arange(6.0).reshape(2, 3))
         assert tensor.argmax(1).as_numpy().tolist() == [[2], [2]]
         dy.renew_cg()
