@@ -494,7 +494,7 @@ def test_immediate_compute(model: dy.ParameterCollection) -> None:
     loss = dy.squared_norm(dy.esum(lstm.initial_state().transduce([x, dy.tanh(x), x + 1])))
     loss.backward()
     assert loss.value() == pytest.approx(found[0])
-    np.testing.assert_allclose(p.grad_as_array(), found[1], rtol=1e-5)
+    np.testing.assert_allclose(p.grad_as_array(), found[1], rtol=1e-5, atol=1e-6)  # a row of it nearly cancels out
 
 
 def test_immediate_compute_finds_the_line() -> None:
