@@ -7,6 +7,7 @@ pages behind a mark back.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import mmap
 import os
@@ -15,7 +16,13 @@ from typing import Any
 import numpy as np
 
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if hasattr(mmap, "MADV_HUGEPAGE") else 0x40)
+# each array starts this many bytes farther behind the start of its pages than the one before: where arrays were equally
+# far behind addresses that a cache does not tell apart, equal indices of theirs would evict each other
+SKEW, SKEWS = 17 * 64, 32
 LEAST = 1 << 20  # bytes; a system that cannot reserve even this cannot run a model either
+
+
+arrays = itertools.count()
 
 
 def map_pages(nbytes: int) -> mmap.mmap:
@@ -49,8 +56,8 @@ def reserve(count: int, dtype: Any, huge: bool = False, share: int = 128) -> np.
     share: where address space is limited, the array takes at most 1 / share of it.
     Raises MemoryError if not even 1 MiB can be reserved.
     """
-    itemsize = np.dtype(dtype).itemsize
-    nbytes = int(min(count * itemsize, address_space() / share))
+    itemsize, skew = np.dtype(dtype).itemsize, next(arrays) % SKEWS * SKEW
+    nbytes = int(min(count * itemsize + skew, address_space() / share))
     while True:
         try:
             pages = map_pages(nbytes)
@@ -61,7 +68,7 @@ def reserve(count: int, dtype: Any, huge: bool = False, share: int = 128) -> np.
                 raise MemoryError(f"cannot reserve {count * itemsize} bytes of address space") from None
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype, count=len(pages) // itemsize)
+    return np.frombuffer(pages, dtype, min(count, (len(pages) - skew) // itemsize), skew)
 
 
 def release(array: np.ndarray, start: int, stop: int) -> None:
@@ -85,7 +92,8 @@ def share(array: np.ndarray, count: int, used: int) -> None:
 
     Raises OSError where the system cannot do that.
     """
-    kept, nbytes = array[:used].copy(), count * array.itemsize
+    kept, skew = array[:used].copy(), array.ctypes.data % mmap.PAGESIZE  # nothing lies in front of the array
+    first, nbytes = array.ctypes.data - skew, count * array.itemsize + skew
     if not hasattr(mmap, "MAP_SHARED"):
         raise OSError("parameters cannot be shared on this system")
     remap = ctypes.CDLL(None, use_errno=True).mmap
@@ -93,6 +101,6 @@ def share(array: np.ndarray, count: int, used: int) -> None:
     remap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     fixed = 0x10  # MAP_FIXED of Linux and macOS
     flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | fixed | NORESERVE
-    if remap(array.ctypes.data, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != array.ctypes.data:
+    if remap(first, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != first:
         raise OSError(ctypes.get_errno(), "parameters cannot be shared")
     array[:used] = kept
