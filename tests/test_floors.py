@@ -13,7 +13,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "shape legacy scalars blas tiles op",
     "ops",
     "arena kernels calls deferred merging plan cudakernels",
-    "cpu lowering device gpu cudapasses timing recording slots calling frontend",
+    "cpu program lowering cublas device gpu cudapasses timing recording slots calling frontend",
     "tensor nodes graph",
     "initializers sequence graphviz",
     "parameters",
