@@ -32,39 +32,52 @@ from dynjit.legacy import (
     available_devices,
     get_device_info,
 )
+from dynjit.ops.axis import (
+    argmax,
+    cumsum,
+    kmax_pooling,
+    logsumexp_dim,
+    max_dim,
+    min_dim,
+)
 from dynjit.ops.binary import (
-    average,
     bmax,
     bmin,
     cdiv,
     cmult,
     colwise_add,
-    emax,
-    esum,
-    logsumexp,
     pow,
+)
+from dynjit.ops.contract import (
+    contract3d_1d,
+    contract3d_1d_1d,
+    contract3d_1d_1d_bias,
+    contract3d_1d_bias,
 )
 from dynjit.ops.conv import (
     conv2d,
     conv2d_bias,
+    maxpooling2d,
+)
+from dynjit.ops.conv1d import (
+    circ_conv,
+    circ_corr,
     filter1d_narrow,
     kmh_ngram,
-    maxpooling2d,
+)
+from dynjit.ops.distance import (
+    dot_product,
+    huber_distance,
+    l1_distance,
+    squared_distance,
+    trace_of_product,
 )
 from dynjit.ops.layout import (
     concatenate,
     concatenate_cols,
     concatenate_to_batch,
     fold_rows,
-    pick,
-    pick_batch,
-    pick_batch_elem,
-    pick_batch_elems,
-    pick_range,
-    pickrange,
     reshape,
-    select_cols,
-    select_rows,
     strided_select,
     transpose,
 )
@@ -85,14 +98,6 @@ from dynjit.ops.leaf import (
 )
 from dynjit.ops.linear import (
     affine_transform,
-    circ_conv,
-    circ_corr,
-    contract3d_1d,
-    contract3d_1d_1d,
-    contract3d_1d_1d_bias,
-    contract3d_1d_bias,
-    inverse,
-    logdet,
 )
 from dynjit.ops.loss import (
     binary_log_loss,
@@ -103,6 +108,16 @@ from dynjit.ops.loss import (
     pickneglogsoftmax,
     pickneglogsoftmax_batch,
     poisson_loss,
+)
+from dynjit.ops.matrix import (
+    inverse,
+    logdet,
+)
+from dynjit.ops.nary import (
+    average,
+    emax,
+    esum,
+    logsumexp,
 )
 from dynjit.ops.noise import (
     block_dropout,
@@ -115,6 +130,11 @@ from dynjit.ops.noise import (
     random_normal,
     random_uniform,
 )
+from dynjit.ops.norm import (
+    l2_norm,
+    layer_norm,
+    weight_norm,
+)
 from dynjit.ops.recurrent import (
     vanilla_lstm_c,
     vanilla_lstm_gates,
@@ -124,24 +144,12 @@ from dynjit.ops.recurrent import (
     vanilla_lstm_h,
 )
 from dynjit.ops.reduce import (
-    argmax,
-    cumsum,
-    dot_product,
-    huber_distance,
-    kmax_pooling,
-    l1_distance,
-    l2_norm,
-    layer_norm,
-    logsumexp_dim,
-    max_dim,
     mean_batches,
     mean_dim,
     mean_elems,
-    min_dim,
     moment_batches,
     moment_dim,
     moment_elems,
-    squared_distance,
     squared_norm,
     std_batches,
     std_dim,
@@ -149,8 +157,16 @@ from dynjit.ops.reduce import (
     sum_batches,
     sum_dim,
     sum_elems,
-    trace_of_product,
-    weight_norm,
+)
+from dynjit.ops.select import (
+    pick,
+    pick_batch,
+    pick_batch_elem,
+    pick_batch_elems,
+    pick_range,
+    pickrange,
+    select_cols,
+    select_rows,
 )
 from dynjit.ops.softmax import (
     constrained_softmax,

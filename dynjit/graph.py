@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dynjit import cpu, frontend, kernels, op, plan, threads
+from dynjit import cpu, frontend, kernels, op, plan, subscripts, threads
 from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
 from dynjit.errors import ShapeError, StaleExpressionError, located
+from dynjit.families import FAMILIES
 from dynjit.nodes import NodesByNumber
-from dynjit.ops import binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary
+from dynjit.ops import binary, leaf, linear, select, unary
 from dynjit.recording import PLACE
 from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
 from dynjit.tensor import DeviceTensor, Tensor
@@ -791,7 +792,7 @@ def power(a: Expression, exponent: Any) -> Expression:
 def subscript(a: Expression, index: Any) -> Expression:
     if isinstance(a, NativeParameter) and a.is_table:
         return leaf.lookup(a, index)
-    return layout.subscript(a, here().shape(node_of(layout.PICK, a)), index)
+    return subscripts.subscript(a, here().shape(node_of(select.PICK, a)), index)
 
 
 slow.update(
@@ -815,4 +816,4 @@ def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
 
 
 leaf.leaf_maker.append(add_leaf)
-frontend.install((binary, conv, layout, leaf, linear, loss, noise, recurrent, reduce, softmax, unary))
+frontend.install(FAMILIES)

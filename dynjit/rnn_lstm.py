@@ -11,8 +11,8 @@ from dynjit.graph import Expression
 from dynjit.ops import noise
 from dynjit.ops.binary import add, cmult, subtract
 from dynjit.ops.linear import add_product, affine_transform, product
+from dynjit.ops.norm import layer_norm
 from dynjit.ops.recurrent import lstm_activation, lstm_c, lstm_h, vanilla_lstm_c, vanilla_lstm_h
-from dynjit.ops.reduce import layer_norm
 from dynjit.ops.unary import logistic, tanh
 from dynjit.parameters import ParameterCollection, Parameters
 from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, Run, Vectors, in_graph, masked

@@ -79,6 +79,11 @@ class Result(NamedTuple):
     scratch: int = 0
 
 
+def without(dims: tuple[int, ...], *axes: int) -> tuple[int, ...]:
+    """The dims of a tensor that loses some of its axes."""
+    return tuple(size for axis, size in enumerate(dims) if axis not in axes) or (1,)
+
+
 numbers: dict[Shape, int] = {}
 shapes: list[Shape] = []
 

@@ -16,7 +16,7 @@ import numpy as np
 from dynjit import graph, initializers
 from dynjit.errors import ShapeError, located
 from dynjit.graph import Expression
-from dynjit.ops import binary, layout, leaf, loss, softmax, unary
+from dynjit.ops import layout, leaf, loss, nary, select, softmax, unary
 from dynjit.ops.binary import add
 from dynjit.ops.linear import affine_transform, product
 from dynjit.ops.loss import pickneglogsoftmax
@@ -110,7 +110,7 @@ class SoftmaxBuilder:
         batch, chosen_classes = dim_of("neg_log_softmax_batch", x)[1], as_integers("neg_log_softmax_batch", c)
         if len(chosen_classes) != batch:
             raise ValueError(located(f"neg_log_softmax_batch: needs {batch} classes, got {len(chosen_classes)}"))
-        items = [layout.pick_batch_elem(x, b) for b in range(batch)]
+        items = [select.pick_batch_elem(x, b) for b in range(batch)]
         losses = [self.neg_log_softmax(item, chosen, update) for item, chosen in zip(items, chosen_classes)]
         return layout.concatenate_to_batch(losses)  # type: ignore[no-any-return]
 
@@ -203,7 +203,7 @@ def in_order(x: Expression, rows: Sequence[int]) -> Expression:
     """Entries of a vector by their numbers; one more than there are stands for -inf."""
     if max(rows) == x.dim()[0][0]:
         x = layout.concatenate([x, leaf.constant((1,), -np.inf)])
-    return layout.select_rows(x, rows)  # type: ignore[no-any-return]
+    return select.select_rows(x, rows)  # type: ignore[no-any-return]
 
 
 class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
@@ -275,7 +275,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def _joined(self, of_classes: Expression, x: Expression, update: bool) -> Expression:
         """Entries of the classes plus log P(word | class, x), in the order of the words' numbers."""
         of_words = [self.subclass_log_distribution(x, classid, update) for classid in range(len(self.words))]
-        total = add(layout.select_rows(of_classes, self._classes), layout.concatenate(of_words))
+        total = add(select.select_rows(of_classes, self._classes), layout.concatenate(of_words))
         return in_order(total, self._order)
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
@@ -382,14 +382,14 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
                 terms.append(unary.negate(unary.log_sigmoid(unary.negate(scores) if branch else scores)))
             else:
                 terms.append(pickneglogsoftmax(scores, branch))
-        return binary.esum(terms) if terms else leaf.zeros((1,))  # type: ignore[no-any-return]
+        return nary.esum(terms) if terms else leaf.zeros((1,))  # type: ignore[no-any-return]
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         of_forks = [self._branches(k, x, update) for k in range(len(self._sizes))]
         if not self._columns:  # a single word
             return leaf.zeros((1,))  # type: ignore[no-any-return]
         branches = layout.concatenate([*of_forks, leaf.zeros((1,))])
-        return binary.esum([in_order(branches, column) for column in self._columns])  # type: ignore[no-any-return]
+        return nary.esum([in_order(branches, column) for column in self._columns])  # type: ignore[no-any-return]
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
         return self.full_log_distribution(x, update)

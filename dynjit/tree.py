@@ -11,9 +11,10 @@ from typing import Any
 
 from dynjit.errors import located
 from dynjit.graph import Expression
-from dynjit.ops import layout, unary
-from dynjit.ops.binary import cmult, esum
+from dynjit.ops import layout, select, unary
+from dynjit.ops.binary import cmult
 from dynjit.ops.linear import add_product, affine_transform
+from dynjit.ops.nary import esum
 from dynjit.ops.recurrent import lstm_activation, vanilla_lstm_c, vanilla_lstm_h
 from dynjit.ops.unary import logistic
 from dynjit.parameters import ParameterCollection
@@ -152,7 +153,7 @@ class GatedTreeBuilder(Builder, TreeBuilder):
 
     def _forget_rows(self, weights: Any) -> Expression:
         """The rows of the forget gate."""
-        return layout.pick_range(weights, self.hidden_dim, 2 * self.hidden_dim)  # type: ignore[no-any-return]
+        return select.pick_range(weights, self.hidden_dim, 2 * self.hidden_dim)  # type: ignore[no-any-return]
 
     def _forget_bias(self, b: Any) -> Expression:
         """b of the forget gate, with the forget bias added: once for each graph, not at each node."""

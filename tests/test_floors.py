@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "dynjit"
 FLOORS = (  # a file imports from lower floors, and on its own floor from those listed before it
     "errors settings jit threads memory textformat names dlpack",
     "shape legacy scalars blas tiles op",
-    "ops",
+    "ops families",
     "arena kernels calls deferred merging plan cudakernels",
     "cpu program lowering cublas device gpu cudapasses timing recording slots calling frontend",
-    "tensor nodes graph",
+    "subscripts tensor nodes graph",
     "initializers sequence graphviz",
     "parameters",
     "rnn_base rnn_lstm rnn tree softmax_builders saving gradcheck",
@@ -30,6 +30,7 @@ EXCEPTIONS = {  # importing file: (imported module, why)
         {"ops.binary", "ops.layout", "ops.linear", "ops.noise"},
         "the variants that DyNet has with dropout or without concatenation are composed of other families' functions",
     ),
+    "ops/contract.py": ({"ops.linear"}, "contractions over two axes end in a product"),
     "nodes.py": ({"graphviz"}, "imported when a picture is asked for"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,7 +9,7 @@ import pytest
 
 import dynjit as dy
 from dynjit import graph, op, profiling, timing
-from dynjit.ops import conv, layout, leaf, linear
+from dynjit.ops import contract, conv, conv1d, layout, leaf, linear, matrix
 from dynjit.shape import Shape
 
 
@@ -120,14 +120,14 @@ def test_bytes_and_flops_of_a_product(model, tmp_path) -> None:
         (linear.PRODUCT, ((3,), 2), [((3, 4),), ((4,), 2)], (48, 48, 48)),
         (linear.AFFINE_TRANSFORM, ((3,),), [((3,),), ((3, 4),), ((4,),), ((3, 2),), ((2,),)], (36, 3, 24, 24, 12, 12)),
         (linear.ADD_PRODUCT, ((3,), 2), [((3,), 2), ((3, 4),), ((4,), 2)], (48, 6, 48, 48)),
-        (linear.CONTRACT3D_1D, ((2, 3),), [((2, 3, 4),), ((4,),)], (48, 48, 48)),
-        (linear.CONTRACT3D_1D_BIAS, ((2, 3),), [((2, 3, 4),), ((4,),), ((2, 3),)], (48, 48, 48, 6)),
-        (linear.CIRC_CONV, ((5,),), [((5,),), ((5,),)], (50, 50, 50)),
-        (linear.INVERSE, ((3, 3),), [((3, 3),)], (108, 108)),
-        (linear.LOGDET, ((1,),), [((3, 3),)], (108, 9)),
+        (contract.CONTRACT3D_1D, ((2, 3),), [((2, 3, 4),), ((4,),)], (48, 48, 48)),
+        (contract.CONTRACT3D_1D_BIAS, ((2, 3),), [((2, 3, 4),), ((4,),), ((2, 3),)], (48, 48, 48, 6)),
+        (conv1d.CIRC_CONV, ((5,),), [((5,),), ((5,),)], (50, 50, 50)),
+        (matrix.INVERSE, ((3, 3),), [((3, 3),)], (108, 108)),
+        (matrix.LOGDET, ((1,),), [((3, 3),)], (108, 9)),
         (conv.CONV2D, ((4, 5, 3),), [((5, 6, 2),), ((2, 2, 2, 3),)], (960, 960, 960)),
         (conv.CONV2D_BIAS, ((4, 5, 3),), [((5, 6, 2),), ((2, 2, 2, 3),), ((3,),)], (960, 960, 960, 60)),
-        (conv.FILTER1D_NARROW, ((4, 5),), [((3, 6),), ((3, 2, 4),)], (240, 240, 240)),
+        (conv1d.FILTER1D_NARROW, ((4, 5),), [((3, 6),), ((3, 2, 4),)], (240, 240, 240)),
         (layout.CONCATENATE, ((6,),), [((2,),), ((4,),)], (0, 0, 0)),
         (leaf.LOOKUP, ((6,),), [((6, 100),)], (0, 0)),
     ],
