@@ -145,11 +145,14 @@ def work_of(h, s, q, call, arguments, kind, slot, j):  # type: ignore[no-untyped
         shape = shapes[pool[q.key + 2 + j]]
         batch = arguments[call.args + call.arity + j]
         rows, columns = shape.rows, shape.cols * batch
-        if q.ids == 0:
+        if q.ids == 0 or q.item == 1:  # lookups go over their result, not over the table
             n = max(n, shape.item * batch)
     if kind == ck.TILES:
         side = tiles.TILE
         return 1, (rows + side - 1) // side * ((columns + side - 1) // side) * tiles.THREADS
+    if kind == ck.LINES:
+        for k in range(call.arity):
+            n = max(n, shapes[pool[q.key + 2 + k]].item * arguments[call.args + call.arity + k])
     return 1, n
 
 
