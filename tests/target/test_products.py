@@ -12,7 +12,7 @@ import pytest
 from ptx import build, compile
 
 import dynjit as dy
-from dynjit import cli, cublas, gpu
+from dynjit import cli, cublas, device, gpu
 from dynjit.ops import linear
 from dynjit.program import LEAST_PRODUCT, NN, NT, TN
 
@@ -20,6 +20,9 @@ compile.require(compile.missing(), build.missing())
 
 from target.emulated import Device, Executor, close, computing_on  # noqa: E402
 from target.test_graphs import Tagger, Trees, trained, used_pairs  # noqa: E402
+from target.test_unions import LanguageModel  # noqa: E402
+
+MODELS = pytest.mark.parametrize("make", [Tagger, lambda: Trees(20), LanguageModel], ids=["tagger", "trees", "lm"])
 
 
 class Library:
@@ -45,7 +48,7 @@ def executor(least: int, together: int = 0) -> Any:
     return Executor(device, Library(device), least)
 
 
-@pytest.mark.parametrize("make", [Tagger, lambda: Trees(20)], ids=["tagger", "trees"])
+@MODELS
 def test_models_learn_as_on_the_cpu(make: Any) -> None:
     made = executor(1)
     for found, wanted in zip(trained(make, "adam", 2, made), trained(make, "adam", 2, None), strict=True):
@@ -230,6 +233,15 @@ def test_cublas_gets_what_it_wants(cupy: FakeCublas, capsys: pytest.CaptureFixtu
 def test_models_learn_by_cublas(cupy: FakeCublas) -> None:
     made = Executor(Device(), cublas.library(), 1)  # the emulated device's memory is the host's
     for found, wanted in zip(trained(Tagger, "sgd", 1, made), trained(Tagger, "sgd", 1, None), strict=True):
+        close(found, wanted, 2e-5)
+
+
+@pytest.mark.skipif(device.count() == 0 or cublas.modules() is None, reason="there is no GPU, or no CuPy")
+@MODELS
+def test_models_learn_by_cublas_on_a_gpu(make: Any) -> None:
+    chosen = device.Device()
+    made = gpu.Executor(chosen, cublas.library(), 1)
+    for found, wanted in zip(trained(make, "adam", 2, made), trained(make, "adam", 2, None), strict=True):
         close(found, wanted, 2e-5)
 
 

@@ -39,23 +39,28 @@ def trees() -> dy.Expression:
     return dy.esum([reader.loss(demo.generate(numbers, 3, 4)) for _ in range(8)])
 
 
-def language_model() -> dy.Expression:
+class LanguageModel:
     """An LSTM over mini-batches of sentences, and a tagger's loss on one sentence, word by word."""
-    model = dy.ParameterCollection()
-    words, lstm = model.add_lookup_parameters((20, 4)), dy.VanillaLSTMBuilder(1, 4, 5, model)
-    w, b = model.add_parameters((20, 5)), model.add_parameters(20)
-    state, losses = lstm.initial_state(), []
-    for position in range(6):
-        state = state.add_input(dy.lookup_batch(words, [position, 7, 9]))
-        scores = dy.affine_transform([b, w, dy.dropout(state.output(), 0.5)])
-        losses.append(dy.pickneglogsoftmax_batch(scores, [1, 2, position]))
-    outputs = lstm.initial_state().transduce([words[word] for word in range(9)])
-    single = [dy.pickneglogsoftmax(w * dy.tanh(output) + b, 3) for output in outputs]
-    return dy.sum_batches(dy.esum(losses)) + dy.esum(single)
+
+    def __init__(self) -> None:
+        dy.reset_random_seed(2)
+        self.model = dy.ParameterCollection()
+        self.table, self.lstm = self.model.add_lookup_parameters((20, 4)), dy.VanillaLSTMBuilder(1, 4, 5, self.model)
+        self.w, self.b = self.model.add_parameters((20, 5)), self.model.add_parameters(20)
+
+    def loss(self) -> dy.Expression:
+        state, losses = self.lstm.initial_state(), []
+        for position in range(6):
+            state = state.add_input(dy.lookup_batch(self.table, [position, 7, 9]))
+            scores = dy.affine_transform([self.b, self.w, dy.dropout(state.output(), 0.5)])
+            losses.append(dy.pickneglogsoftmax_batch(scores, [1, 2, position]))
+        outputs = self.lstm.initial_state().transduce([self.table[word] for word in range(9)])
+        single = [dy.pickneglogsoftmax(self.w * dy.tanh(output) + self.b, 3) for output in outputs]
+        return dy.sum_batches(dy.esum(losses)) + dy.esum(single)
 
 
 @pytest.mark.parametrize("architecture", lint.ARCHITECTURES)
-@pytest.mark.parametrize("loss", [trees, language_model])
+@pytest.mark.parametrize("loss", [trees, lambda: LanguageModel().loss()], ids=["trees", "language model"])
 def test_machine_code_of_a_training_step(loss: Callable[[], dy.Expression], architecture: str) -> None:
     executor = DryExecutor(DryDevice())
     with computing_on(executor):
