@@ -64,6 +64,8 @@ def place(block, ints):  # type: ignore[no-untyped-def]
 def summand(e, t, span, ints):  # type: ignore[no-untyped-def]
     """Where in an item of `span` elements the t-th one stands of those that add to element e of the result."""
     stride, i = ints[1] + 0, 4
+    if ints[0] and stride == span:  # all of the item
+        return t
     at = e % stride
     if ints[0]:
         at, t = t % stride, t // stride
