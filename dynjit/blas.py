@@ -8,141 +8,33 @@ In a compiled function, with `beta` 0 (C is only written) or 1 (the product is a
 
 Windows are all float32 or all float64; they must not overlap.  The work is done by routines that are compiled once per
 type and shared by all callers: `columns` adds up columns of A times numbers of B, `dots` makes dot products.  They
-divide a large product among threads.  A tile of C stays in vector registers throughout; its loop is written here in
-LLVM's language, since compilers share out registers less well.  Dynamic networks multiply by few columns, for which a
-BLAS that first copies its matrices is slow.
+divide a large product among threads.  A tile of C stays in vector registers throughout.  Dynamic networks multiply by
+few columns, for which a BLAS that first copies its matrices is slow; here a block of A is copied only where it pays.
 """
 
-import _thread
-import ctypes
-import functools
-import os
-import traceback
-
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
-from dynjit.jit import add_symbol, entry
-from dynjit.threads import MOST, share, thread_count
+from dynjit.routines import OPTIONS, Routine, scratch, slot_of, write_block, write_call
+from dynjit.vectors import I64, Vectors, by_shape, element_of, loop, opaque, target
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
-OPTIONS = {"error_model": "numpy"}
-# bytes of A, in whole rows, that meet all columns of B before the next: a part of the level 2 cache
-CHUNK = 256 * 1024
-# A with more than 64 columns, if B has 128 or more, is copied a few rows by 128 columns at a time: columns that are a
-# multiple of 4 KiB apart would evict each other from the level 1 cache
-PACKED_DEEP, PACKED_WIDE, PACKED_DEPTH = 64, 128, 128
+# A lies badly if it has more bytes than this, a part of the level 2 cache, or if its columns are a multiple of so many
+# bytes apart, and so meet in few places of the level 1 cache
+NEAR, ALIASED = 256 * 1024, 2048
+# blocks of so many bytes and columns are copied of an A with more than so many columns, if B has many columns, or if A
+# lies badly and B has some
+BLOCK, BLOCK_DEPTH, LEAST_DEPTH, MANY_COLUMNS, SOME_COLUMNS = 128 * 1024, 256, 64, 256, 24
+# columns of a large A that are read at a time, from all its rows: so the processor reads ahead
+STRIP = 32
 # rows that a dot product adds up at a time: ten columns of them fit in the level 1 cache
 DEPTH = 512
-# A' B for many columns is made of A transposed, so many of its rows at a time.  Costs, in tenths of a multiplication of
-# vectors: to turn a vector of A; to add up the lanes of a dot product
-TURNED_DEPTH, TURNING, SUMMING = 64, 65, 16
+# A' B for many columns is made of A turned.  In tenths of a multiplication of vectors, turning a vector of A costs
+TURNING = 76
 # a product of so many multiplications (a few microseconds) is divided among threads, into so many columns or rows each
 LARGE, COLUMNS, ROWS = 400_000, 6, 16
 
 
-# ---- vector instructions ---------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def target():
-    """(bytes of a vector register, number of them, whether loads and stores take masks) of the machine compiled for."""
-    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
-    if "+avx512f" in features or name == "x86-64-v4":
-        return 64, 32, True
-    if "+avx2" in features or name == "x86-64-v3":
-        return 32, 16, True
-    return 16, 32 if triple.startswith(("aarch64", "arm64")) else 16, False
-
-
-def element_of(real):
-    """LLVM's type of a real number, and its bytes."""
-    return (ir.FloatType(), 4) if real == types.float32 else (ir.DoubleType(), 8)
-
-
-class Vectors:
-    """Writes LLVM instructions on vectors of `lanes` numbers, of which memory holds the first `count` (None: all)."""
-
-    def __init__(self, builder, element, lanes, count=None):
-        self.builder, self.lanes, self.count = builder, lanes, count
-        self.kind = ir.VectorType(element, lanes)
-        self.zero = ir.Constant(self.kind, [0.0] * lanes)
-        is_single = isinstance(element, ir.FloatType)
-        self.suffix, self.nbytes = f"v{lanes}{'f32' if is_single else 'f64'}", 4 if is_single else 8
-        if count is not None:
-            self.mask = builder.icmp_signed("<", self.constant(I64, range(lanes)), self.splat(count))
-
-    def constant(self, element, numbers):
-        numbers = list(numbers)
-        return ir.Constant(ir.VectorType(element, len(numbers)), numbers)
-
-    def intrinsic(self, name, result, arguments):
-        kind = ir.FunctionType(result, [x.type for x in arguments])
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
-
-    def shuffle(self, x, y, lanes):
-        return self.builder.shuffle_vector(x, y, self.constant(I32, lanes))
-
-    def splat(self, number):
-        undefined = ir.Constant(ir.VectorType(number.type, self.lanes), ir.Undefined)
-        return self.shuffle(self.builder.insert_element(undefined, number, I32(0)), undefined, [0] * self.lanes)
-
-    def multiply_add(self, x, y, z):
-        return self.intrinsic(f"llvm.fmuladd.{self.suffix}", self.kind, [x, y, z])
-
-    def load(self, address):
-        vector = self.builder.bitcast(address, self.kind.as_pointer())
-        if self.count is None:
-            return self.builder.load(vector, align=self.nbytes)
-        if target()[2]:
-            arguments = [vector, I32(self.nbytes), self.mask, self.zero]
-            return self.intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.kind, arguments)
-        value, last = self.zero, self.builder.sub(self.count, I64(1))
-        for i in range(self.lanes):
-            here = self.builder.select(self.builder.icmp_signed("<", I64(i), self.count), I64(i), last)
-            value = self.builder.insert_element(value, self.builder.load(self.builder.gep(address, [here])), I32(i))
-        return self.builder.select(self.mask, value, self.zero)
-
-    def store(self, value, address):
-        vector = self.builder.bitcast(address, self.kind.as_pointer())
-        if self.count is None:
-            self.builder.store(value, vector, align=self.nbytes)
-        else:
-            arguments = [value, vector, I32(self.nbytes), self.mask]
-            self.intrinsic(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), arguments)
-
-    def interleave(self, x, y, width):
-        """Of blocks of `width` lanes: x0 y0 x2 y2 ... and x1 y1 x3 y3 ..."""
-        is_even = [i // width % 2 == 0 for i in range(self.lanes)]
-        even = [i if is_even[i] else self.lanes + i - width for i in range(self.lanes)]
-        odd = [i + width if is_even[i] else self.lanes + i for i in range(self.lanes)]
-        return self.shuffle(x, y, even), self.shuffle(x, y, odd)
-
-
-def loop(builder, count, state, body):
-    """for i in range(count): state = body(i, state).  Returns the last state."""
-    entry, head, inside, done = builder.block, *(builder.append_basic_block() for _ in range(3))
-    builder.branch(head)
-    builder.position_at_end(head)
-    i, *now = (builder.phi(x.type) for x in (I64(0), *state))
-    for phi, x in zip((i, *now), (I64(0), *state), strict=True):
-        phi.add_incoming(x, entry)
-    builder.cbranch(builder.icmp_signed("<", i, count), inside, done)
-    builder.position_at_end(inside)
-    after = builder.add(i, I64(1)), *body(i, now)
-    for phi, x in zip((i, *now), after, strict=True):
-        phi.add_incoming(x, builder.block)
-    builder.branch(head)
-    builder.position_at_end(done)
-    return now
-
-
-def opaque(builder, number):
-    """The number, hidden from the optimizer, which would turn several addresses into a slow chain of additions."""
-    return builder.asm(ir.FunctionType(number.type, [number.type]), "", "=r,0", [number], side_effect=False)
+# ---- tiles -----------------------------------------------------------------------------------------------------------
 
 
 def write_tile(builder, beta, tile):
@@ -170,198 +62,16 @@ def added(builder, totals, chains):
     return totals
 
 
-def tiles(label, shapes, count, write):
-    """An intrinsic f(rows, columns, numbers) that runs the code that `write` makes for one of some shapes of tiles."""
-
-    def function_of(module, rows, columns):
-        name = f"{label}.{rows}x{columns}"
-        if name in module.globals:
-            return module.globals[name]
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
-        function.linkage = "internal"
-        # inlined, the constants of all shapes would be computed ahead; unrolled further, nothing would be faster
-        function.attributes.update(("noinline", "optsize"))
-        builder = ir.IRBuilder(function.append_basic_block())
-        write(builder, rows, columns, *function.args)
-        builder.ret_void()
-        return function
-
-    @intrinsic
-    def tile(typingctx, rows, columns, numbers):
-        signature = types.void(types.int64, types.int64, types.UniTuple(types.int64, count))
-
-        def codegen(context, builder, signature, args):
-            numbers = cgutils.unpack_tuple(builder, args[2], count)
-            done = builder.append_basic_block()
-            switch = builder.switch(builder.add(builder.shl(args[0], I64(8)), args[1]), done)
-            for shape in shapes:
-                with builder.goto_block(builder.append_basic_block()):
-                    switch.add_case(I64(256 * shape[0] + shape[1]), builder.block)
-                    builder.call(function_of(builder.module, *shape), numbers)
-                    builder.branch(done)
-            builder.position_at_end(done)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return tile
-
-
-# ---- routines: compiled when first called ----------------------------------------------------------------------------
-
-
-class Routine:
-    """A compiled function, which other compiled code calls through a slot of memory known by name.
-
-    Its arguments are the address of `count` int64 numbers, since more than six would not fit in registers, and -1; or
-    the address of many such blocks, and which one it is to take.
-    The slot first holds a Python function, which compiles the routine (or loads it from the cache) into the slot.
-    """
-
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
-
-    def __init__(self, make, divide, real, count):
-        self.make, self.divide, self.real, self.count = make, divide, real, count
-        self.name = f"dynjit_{make.__name__}_{real}"
-        self.resolver = self.prototype(self.first_call)
-        self.slot = ctypes.c_int64(ctypes.cast(self.resolver, ctypes.c_void_p).value or 0)
-        add_symbol(self.name, ctypes.addressof(self.slot))
-
-    @functools.cached_property
-    def compiled(self):
-        run, unpack = register_jitable(**OPTIONS)(self.make(self.real)), unpack_numbers(self.count)
-        divide, own_address = register_jitable(**OPTIONS)(self.divide(self.real)), address_in(self.name)
-        space, count = scratch(I64, MOST * self.count), self.count
-
-        def routine(address, part):
-            if part >= 0:
-                run(*unpack(address + 8 * count * part))
-                return
-            numbers = unpack(address)
-            parts, blocks = 1, space()
-            if thread_count() > 1:
-                parts = divide(blocks, thread_count(), *numbers)
-            if parts == 1:
-                run(*numbers)
-            else:
-                share(own_address(), blocks, 0, parts)
-
-        routine.__qualname__ = self.name  # a key of the cache; the closure is none
-        return entry("void(int64, int64)")(routine)
-
-    def prepare(self):
-        self.slot.value = self.compiled.address
-
-    def first_call(self, address, part):
-        try:
-            self.prepare()
-        except KeyboardInterrupt:  # the caller is no Python code: it can be interrupted, but not raise
-            _thread.interrupt_main()
-            self.prepare()
-        except BaseException:
-            traceback.print_exc()
-            os.abort()  # to return would leave the product undefined, with no error
-        self.prototype(self.slot.value)(address, part)
-
-
-def address_in(name):
-    """An intrinsic that gives the address of the routine in a slot."""
-
-    @intrinsic
-    def address(typingctx):
-        def codegen(context, builder, signature, args):
-            return builder.load(slot_of(builder, name))
-
-        return types.int64(), codegen
-
-    return address
-
-
-@intrinsic
-def write_block(typingctx, address, numbers):
-    """Writes int64 numbers to an address."""
-
-    def codegen(context, builder, signature, args):
-        first = builder.inttoptr(args[0], I64.as_pointer())
-        for i, number in enumerate(cgutils.unpack_tuple(builder, args[1])):
-            builder.store(number, builder.gep(first, [I64(i)]))
-        return context.get_dummy_value()
-
-    return types.void(address, numbers), codegen
-
-
-def unpack_numbers(count):
-    """An intrinsic that reads int64 numbers from an address."""
-
-    @intrinsic
-    def unpack(typingctx, address):
-        kind = types.UniTuple(types.int64, count)
-
-        def codegen(context, builder, signature, args):
-            first = builder.inttoptr(args[0], I64.as_pointer())
-            numbers = [builder.load(builder.gep(first, [I64(i)])) for i in range(count)]
-            return context.make_tuple(builder, kind, numbers)
-
-        return kind(types.int64), codegen
-
-    return unpack
-
-
-def stack(builder, kind):
-    """The address of memory on the stack, not set to 0 as that of cgutils.alloca_once."""
-    with builder.goto_entry_block():
-        block = builder.alloca(kind)
-    block.align = 64
-    return block
-
-
-def slot_of(builder, name):
-    """The slot of a routine as an LLVM value."""
-    return builder.module.globals.get(name) or ir.GlobalVariable(builder.module, I64, name)
-
-
-def write_call(builder, slot, numbers):
-    """Writes the call of the routine in a slot."""
-    block = stack(builder, ir.ArrayType(I64, len(numbers)))
-    for i, number in enumerate(numbers):
-        builder.store(number, builder.gep(block, [I64(0), I64(i)]))
-    kind = ir.FunctionType(ir.VoidType(), [I64, I64])
-    builder.call(builder.inttoptr(builder.load(slot), kind.as_pointer()), [builder.ptrtoint(block, I64), I64(-1)])
-
-
-def scratch(element, count):
-    """An intrinsic that gives the address of `count` numbers on the stack."""
-
-    @intrinsic
-    def space(typingctx):
-        def codegen(context, builder, signature, args):
-            return builder.ptrtoint(stack(builder, ir.ArrayType(element, count)), I64)
-
-        return types.int64(), codegen
-
-    return space
-
-
-def copy_vector(element, lanes):
-    """An intrinsic that copies the first `count` of some numbers from one address to another."""
-
-    @intrinsic
-    def copy(typingctx, to, source, count):
-        def codegen(context, builder, signature, args):
-            to, source = (builder.inttoptr(x, element.as_pointer()) for x in args[:2])
-            vectors = Vectors(builder, element, lanes, args[2] if lanes > 1 else None)
-            vectors.store(vectors.load(source), to)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.int64), codegen
-
-    return copy
+@register_jitable(**OPTIONS)
+def pieces(count, most):
+    """Into how many pieces a count is divided; 1 is the usual case, and a division costs more than a small product."""
+    return 1 if count <= most else (count + most - 1) // most
 
 
 @register_jitable(**OPTIONS)
 def portion(count, parts):
-    """The next of some about equal parts; 1 part is the usual case, and a division costs more than a small product."""
-    return count if parts == 1 else (count + parts - 1) // parts
+    """The next of some about equal parts; the last one is the largest."""
+    return count if parts == 1 else count // parts
 
 
 # ---- dividing a product among threads --------------------------------------------------------------------------------
@@ -386,18 +96,19 @@ def divide_columns(real):
     size = element_of(real)[1]
     panel = 4 * target()[0] // size
 
-    def divide(blocks, threads, a, lda, b, b_row, b_column, c, ldc, m, n, k, beta):
+    def divide(blocks, threads, a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
         by_columns = parts_of(threads, m, n, k, n, COLUMNS)
         parts = max(by_columns, parts_of(threads, m, n, k, m, panel))
         for part in range(parts if parts > 1 else 0):
             if parts == by_columns:
                 first, stop = start_of(part, parts, n, COLUMNS), start_of(part + 1, parts, n, COLUMNS)
                 from_b, from_c = b + size * first * b_column, c + size * first * ldc
-                own = (a, lda, from_b, b_row, b_column, from_c, ldc, m, stop - first, k, beta)
+                own = (a, a_row, a_column, from_b, b_row, b_column, from_c, ldc, m, stop - first, k, beta)
             else:
                 first, stop = start_of(part, parts, m, panel), start_of(part + 1, parts, m, panel)
-                own = (a + size * first, lda, b, b_row, b_column, c + size * first, ldc, stop - first, n, k, beta)
-            write_block(blocks + 8 * 11 * part, own)
+                from_a, from_c = a + size * first * a_row, c + size * first
+                own = (from_a, a_row, a_column, b, b_row, b_column, from_c, ldc, stop - first, n, k, beta)
+            write_block(blocks + 8 * 12 * part, own)
         return parts
 
     return divide
@@ -428,15 +139,29 @@ def divide_dots(real):
 # ---- columns: sums of columns of A -----------------------------------------------------------------------------------
 
 
+def column_starts(builder, rows, lanes, is_ragged, last):
+    """Where the vectors of a tile start.  If the last has too few rows, it starts earlier: some are in two vectors."""
+    starts = [I64(i * lanes) for i in range(rows)]
+    if is_ragged and rows > 1:
+        starts[-1] = builder.add(last, I64((rows - 2) * lanes))
+    return starts
+
+
+def column_vectors(builder, element, lanes, rows, is_ragged, last):
+    """The vectors of a tile; one that has nothing in front of it holds fewer rows."""
+    return [Vectors(builder, element, lanes, last if is_ragged and rows == 1 else None)] * rows
+
+
 def column_tile(element, lanes, is_ragged):
-    """Writes the code for a tile of C, rows * lanes x columns; its last vectors hold only the first `last` rows."""
+    """Writes the code for a tile of C, of rows * lanes x columns; if ragged, the last vector has `last` rows."""
 
     def write(builder, rows, columns, c, ldc, a, lda, b, b_row, b_column, depth, last, beta):
         def at(base, offset):
             return builder.gep(base, [offset])
 
+        parts = column_vectors(builder, element, lanes, rows, is_ragged, last)
+        starts = column_starts(builder, rows, lanes, is_ragged, last)
         full = Vectors(builder, element, lanes)
-        parts = [full] * (rows - 1) + [Vectors(builder, element, lanes, last) if is_ragged else full]
         a, b, c = (builder.inttoptr(x, element.as_pointer()) for x in (a, b, c))
         chains = rows * columns
         steps = unrolled(chains)
@@ -445,7 +170,7 @@ def column_tile(element, lanes, is_ragged):
         b = [b[0]] + [opaque(builder, address) for address in b[1:]]
 
         def step(a, row, totals):
-            x = [parts[i].load(at(a, I64(i * lanes))) for i in range(rows)]
+            x = [part.load(at(a, start)) for part, start in zip(parts, starts, strict=True)]
             w = [full.splat(builder.load(at(column, row))) for column in b]
             products = [full.multiply_add(x[t % rows], w[t // rows], total) for t, total in enumerate(totals)]
             return [at(a, lda), builder.add(row, b_row), *products]
@@ -464,61 +189,110 @@ def column_tile(element, lanes, is_ragged):
             rest = builder.srem(depth, I64(steps))
             state = loop(builder, rest, first, lambda i, now: step(now[0], now[1], now[2:])) + others
         totals = added(builder, state[2:], chains)
-        where = [at(c, builder.add(builder.mul(ldc, I64(t // rows)), I64(t % rows * lanes))) for t in range(chains)]
+        where = [at(c, builder.add(builder.mul(ldc, I64(t // rows)), starts[t % rows])) for t in range(chains)]
         write_tile(builder, beta, [(parts[t % rows], where[t], totals[t]) for t in range(chains)])
 
     return write
 
 
+def column_copy(element, lanes):
+    """Writes the code that copies `depth` columns of rows * lanes numbers, to end up side by side."""
+
+    def write(builder, rows, is_ragged, to, a, lda, depth, last):
+        parts = column_vectors(builder, element, lanes, rows, is_ragged, last)
+        starts = column_starts(builder, rows, lanes, is_ragged, last)
+        full = Vectors(builder, element, lanes)
+
+        def body(i, state):
+            to, a = state
+            x = [part.load(builder.gep(a, [start])) for part, start in zip(parts, starts, strict=True)]
+            for vector, start in zip(x, starts, strict=True):
+                full.store(vector, builder.gep(to, [start]))
+            return [builder.gep(to, [I64(rows * lanes)]), builder.gep(a, [lda])]
+
+        loop(builder, depth, [builder.inttoptr(x, element.as_pointer()) for x in (to, a)], body)
+
+    return write
+
+
 def columns(real):
-    """C (m, n) = beta C + A B, A (m, k) with columns lda apart, C's ldc, B's rows b_row and columns b_column apart."""
-    register_bytes, registers, has_masks = target()
+    """C (m, n) = beta C + A B; the rows and columns of A (m, k) and B (k, n), and C's columns, are so far apart.
+
+    Rows of A that are not 1 apart are turned first, into the block that is copied.
+    """
+    register_bytes, registers, _ = target()
     element, size = element_of(real)
     lanes = register_bytes // size
-    high, wide = (
-        (4, 6) if registers == 32 else (2, 6)
-    )  # with a vector of each row and one of B, they fill the registers
-    shapes = [(i, j) for i in range(1, high + 1) for j in range(1, wide + 1)]
-    tile = tiles("tile", shapes, 10, column_tile(element, lanes, has_masks))
-    edge = tile if has_masks else tiles("edge", shapes, 10, column_tile(element, lanes, True))
-    panel = high * lanes
-    space, copy = scratch(element, panel * PACKED_DEPTH), copy_vector(element, lanes)
+    # with a vector of each row and one of B, they fill the registers; tiles of few columns may be as tall
+    high, wide, tall = 4 if registers == 32 else 2, 6, 8
+    shapes = [(i, j) for j in range(1, wide + 1) for i in range(1, min(tall, high * wide // j) + 1)]
+    tile, edge = (by_shape(name, shapes, 10, column_tile(element, lanes, name == "edge")) for name in ("tile", "edge"))
+    in_b = (wide + lanes - 1) // lanes  # vectors of B' that a tile needs
+    copies = [(i, is_ragged) for i in range(1, max(high, in_b) + 1) for is_ragged in (0, 1)]
+    copy, turn = by_shape("copy", copies, 5, column_copy(element, lanes)), turning(element, lanes)
+    space_a, space_b = scratch(element, BLOCK // size), scratch(element, in_b * lanes * BLOCK_DEPTH)
+    block_rows = BLOCK // size // BLOCK_DEPTH // lanes  # in vectors
 
-    def run(a, lda, b, b_row, b_column, c, ldc, m, n, k, beta):
-        vectors = (m + lanes - 1) // lanes
-        in_tiles = portion(n, wide) if n > wide else 1
-        is_packed = has_masks and n >= PACKED_WIDE and k > PACKED_DEEP
-        at_a_time = PACKED_DEPTH if is_packed else max(k, 1)
-        chunk = high  # vectors of rows that meet all columns of B before the next
-        if vectors > high and not is_packed:
-            chunk = max(high, CHUNK // (size * lanes * max(k, 1)))
-        packed = space()
+    def run(a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
+        vectors = pieces(m, lanes)
+        in_tiles = pieces(n, wide)
+        is_far = m * k * size > NEAR
+        lies_badly = is_far or a_column * size % ALIASED == 0 or b_column == 1
+        pays = n >= MANY_COLUMNS or (n >= SOME_COLUMNS and lies_badly)
+        is_copied = a_row != 1 or (k > LEAST_DEPTH and pays)
+        chunk = block_rows if is_copied else max(high, NEAR // (size * lanes * STRIP))
+        at_a_time = BLOCK_DEPTH if is_copied else STRIP if is_far else max(k, 1)
+        block, strip_of_b = space_a(), space_b()
         first = 0
         while True:
             depth = min(at_a_time, k - first)
+            padded = (depth + lanes - 1) // lanes * lanes  # what is turned comes in whole vectors
             start = 0
             while start < vectors:
                 stop = min(vectors, start + chunk)
-                from_a, step_a = a + size * (start * lanes + first * lda), lda
-                if is_packed:
-                    rows = min(panel, m - start * lanes)
-                    for d in range(depth):
-                        for r in range(0, rows, lanes):
-                            copy(packed + size * (d * panel + r), from_a + size * (d * lda + r), rows - r)
-                    from_a, step_a = packed, panel
-                panels = portion(stop - start, high) if stop - start > high else 1
+                from_a = a + size * (start * lanes * a_row + first * a_column)
+                if is_copied:
+                    panels = pieces(stop - start, high)
+                    for d in range(0, depth, STRIP):
+                        some = min(STRIP, depth - d)
+                        i = start
+                        for p in range(panels):
+                            down = portion(stop - i, panels - p)
+                            last = min(lanes, m - (i + down - 1) * lanes)
+                            to = block + size * lanes * ((i - start) * padded + d * down)
+                            source = from_a + size * ((i - start) * lanes * a_row + d * a_column)
+                            if a_row == 1:
+                                copy(down, last < lanes, (to, source, a_column, some, last))
+                            else:
+                                for e in range(0, some, lanes):
+                                    for r in range(down):
+                                        turn(
+                                            to + size * lanes * (e * down + r), down * lanes,
+                                            source + size * (r * lanes * a_row + e), a_row,
+                                            lanes if r < down - 1 else last, min(lanes, some - e),
+                                        )  # fmt: skip
+                            i += down
                 j = 0
                 for t in range(in_tiles):
                     across = portion(n - j, in_tiles - t)
+                    from_b, step_b = b + size * (j * b_column + first * b_row), b_row
+                    if is_copied and b_column == 1:
+                        down = pieces(across, lanes)
+                        last = min(lanes, n - j - (down - 1) * lanes)
+                        copy(down, last < lanes, (strip_of_b, from_b, b_row, depth, last))
+                        from_b, step_b = strip_of_b, down * lanes
+                    panels = pieces(stop - start, high if is_copied else min(tall, high * wide // across))
                     i = start
                     for p in range(panels):
                         down = portion(stop - i, panels - p)
                         last = min(lanes, m - (i + down - 1) * lanes)
-                        numbers = (
-                            c + size * (i * lanes + j * ldc), ldc, from_a + size * (i - start) * lanes, step_a,
-                            b + size * (j * b_column + first * b_row), b_row, b_column, depth, last, beta,
-                        )  # fmt: skip
-                        if has_masks or last == lanes:
+                        to = c + size * (i * lanes + j * ldc)
+                        if is_copied:
+                            panel, step_a = block + size * lanes * (i - start) * padded, down * lanes
+                        else:
+                            panel, step_a = from_a + size * lanes * (i - start), a_column
+                        numbers = (to, ldc, panel, step_a, from_b, step_b, b_column, depth, last, beta)
+                        if last == lanes:
                             tile(down, across, numbers)
                         else:
                             edge(down, across, numbers)
@@ -600,10 +374,10 @@ def dots(real):
     lanes = register_bytes // size
     high, wide = min(4, lanes), 6 if registers == 32 else 2
     shapes = [(i, j) for i in (1, high) for j in range(1, wide + 1)]
-    tile = tiles("tile", shapes, 8, dot_tile(element, lanes))
+    tile = by_shape("tile", shapes, 8, dot_tile(element, lanes))
 
     def run(a, b, c, m, n, k, beta):
-        in_tiles = portion(n, wide) if n > wide else 1
+        in_tiles = pieces(n, wide)
         for first in range(0, max(k, 1), DEPTH):
             depth = min(DEPTH, k - first)
             add = beta if first == 0 else 1
@@ -624,6 +398,9 @@ def dots(real):
                 done = stop
 
     return run
+
+
+# ---- turning ---------------------------------------------------------------------------------------------------------
 
 
 def turning(element, lanes):
@@ -666,46 +443,14 @@ def turning(element, lanes):
     return turn
 
 
-def transposing(real):
-    """The same with a part of A at a time transposed for `columns`, which pays for many columns of B."""
-    element, size = element_of(real)
-    lanes = target()[0] // size
-    panel = 4 * lanes
-    space, turn = scratch(element, panel * TURNED_DEPTH), turning(element, lanes)
-
-    @intrinsic
-    def multiply(typingctx, numbers):
-        def codegen(context, builder, signature, args):
-            write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), cgutils.unpack_tuple(builder, args[0], 11))
-            return context.get_dummy_value()
-
-        return types.void(types.UniTuple(types.int64, 11)), codegen
-
-    def run(a, b, c, m, n, k, beta):
-        turned = space()
-        for i in range(0, m, panel):
-            rows = min(panel, m - i)
-            for first in range(0, max(k, 1), TURNED_DEPTH):
-                depth = min(TURNED_DEPTH, k - first)
-                for d in range(0, depth, lanes):
-                    for r in range(0, rows, lanes):
-                        to, source = turned + size * (d * panel + r), a + size * ((i + r) * k + first + d)
-                        turn(to, panel, source, k, min(lanes, rows - r), min(lanes, depth - d))
-                add = beta if first == 0 else 1
-                multiply((turned, panel, b + size * first, 1, k, c + size * i, m, rows, n, depth, add))  # type: ignore[call-arg]
-
-    return run
-
-
 # ---- products --------------------------------------------------------------------------------------------------------
 
 ROUTINES = {
     routine.name: routine
     for real in (types.float32, types.float64)
     for routine in (
-        Routine(columns, divide_columns, real, 11),
+        Routine(columns, divide_columns, real, 12),
         Routine(dots, divide_dots, real, 7),
-        Routine(transposing, divide_dots, real, 7),
     )
 }
 
@@ -734,29 +479,36 @@ def product(write):
 @product
 def gemm_nn(builder, real, a, b, c, m, n, k, beta):
     """C (m, n) = beta C + A (m, k) B (k, n); beta 0 or 1."""
-    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), [a, m, b, I64(1), k, c, m, m, n, k, beta])
+    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), [a, I64(1), m, b, I64(1), k, c, m, m, n, k, beta])
 
 
 @product
 def gemm_nt(builder, real, a, b, c, m, n, k, beta):
     """C (m, n) = beta C + A (m, k) B' with B (n, k); beta 0 or 1."""
-    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), [a, m, b, n, I64(1), c, m, m, n, k, beta])
+    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), [a, I64(1), m, b, n, I64(1), c, m, m, n, k, beta])
 
 
 @product
 def gemm_tn(builder, real, a, b, c, m, n, k, beta):
     """C (m, n) = beta C + A' B with A (k, m) and B (k, n); beta 0 or 1."""
-    lanes = target()[0] // element_of(real)[1]
+    register_bytes, registers, _ = target()
+    lanes = register_bytes // element_of(real)[1]
+    # in the same unit: a multiplication of a dot product, and adding up its lanes; with few registers it waits for both
+    dotting, summing = (10, 16) if registers == 32 else (12, 50)
 
     def vectors(count, most):
         """How many vectors (or other pieces) of `most` numbers hold so many."""
         return builder.sdiv(builder.add(count, I64(most - 1)), I64(most))
 
     in_dots = builder.add(
-        builder.mul(I64(10), vectors(k, lanes)), builder.mul(I64(SUMMING), vectors(k, DEPTH))
+        builder.mul(I64(dotting), vectors(k, lanes)), builder.mul(I64(summing), vectors(k, DEPTH))
     )  # for each number of C; in the other form 10 k vectors(m) / m
     spared = builder.sub(builder.mul(in_dots, m), builder.mul(builder.mul(I64(10), k), vectors(m, lanes)))
     turning = builder.sdiv(builder.mul(builder.mul(I64(TURNING), k), m), I64(lanes))
     pays = builder.icmp_signed(">", builder.mul(n, spared), turning)
-    slots = [slot_of(builder, f"dynjit_{name}_{real}") for name in ("transposing", "dots")]
-    write_call(builder, builder.select(pays, *slots), [a, b, c, m, n, k, beta])
+    with builder.if_else(pays) as (turned, plain):
+        with turned:
+            numbers = [a, k, I64(1), b, I64(1), k, c, m, m, n, k, beta]
+            write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), numbers)
+        with plain:
+            write_call(builder, slot_of(builder, f"dynjit_dots_{real}"), [a, b, c, m, n, k, beta])

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynjit import jit, lines, op, tiles
-from dynjit.errors import NoCudaError
+from dynjit.errors import NoCudaError, located
 
 ELEMENTS, ITEMS, SERIAL, THREADS, TILES, LINES, NONE = range(7)
 GATHER, SCATTER = op.TABLE.size * op.SLOTS, op.TABLE.size * op.SLOTS + 1  # pairs that belong to no operator
@@ -124,11 +124,13 @@ ONE_BY_ONE = re.compile(r"[vgyn]|x0|f\d+")
 
 
 def form(pair: int) -> tuple[Callable, int]:
-    """The function of a pair, and how it divides; TypeError for a parameter outside the list."""
+    """The function of a pair, and how it divides; NoCudaError if it has none."""
     if pair >= GATHER:
         return (copy_together if pair == GATHER else add_apart), THREADS
     operator, slot = op.operators[pair // op.SLOTS], pair % op.SLOTS
     explicit = operator.cuda_kernel(slot)
+    if isinstance(explicit, op.NO_CUDA):
+        raise NoCudaError(located(f"{operator.name}: has no form for CUDA: {explicit.reason}"))
     if explicit is not op.DERIVED:
         takes = op.names_of(explicit)
         return explicit, LINES if "strip" in takes else TILES if "part" in takes else THREADS
@@ -146,10 +148,16 @@ def all_pairs() -> Iterator[int]:
                 yield operator.code * op.SLOTS + slot
 
 
+def is_missing(pair: int) -> bool:
+    """Whether a pair has no form for CUDA."""
+    return pair < GATHER and isinstance(op.operators[pair // op.SLOTS].cuda_kernel(pair % op.SLOTS), op.NO_CUDA)
+
+
 def representatives() -> dict[int, int]:
-    """For each pair the first one with the same function, which stands for it in programs."""
+    """For each pair that has a form the first one with the same function, which stands for it in programs."""
     first: dict[tuple[Callable, int], int] = {}
-    return {pair: first.setdefault(form(pair), pair) for pair in (*all_pairs(), GATHER, SCATTER)}
+    pairs = (pair for pair in (*all_pairs(), GATHER, SCATTER) if not is_missing(pair))
+    return {pair: first.setdefault(form(pair), pair) for pair in pairs}
 
 
 def own_pairs(code: int) -> list[int]:

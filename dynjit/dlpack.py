@@ -1,4 +1,4 @@
-"""DLPack capsules of memory of a GPU, by which PyTorch, CuPy and others take it as it is.
+"""DLPack capsules of memory of a GPU, by which PyTorch, CuPy and others take it as it is; where others' arrays lie.
 
 Source: DLPack 0.8, dlpack.h: the layout of DLManagedTensor.
 """
@@ -54,3 +54,28 @@ def capsule_of(address: int, number: int, shape: Sequence[int], strides: Sequenc
     place = ctypes.addressof(managed)
     kept[place] = managed, sizes, steps, owner
     return ctypes.pythonapi.PyCapsule_New(place, FRESH, ctypes.cast(drop, ctypes.c_void_p))
+
+
+def device_of(array: Any) -> tuple[int, int]:
+    """(kind of the device, number) of an array or a capsule, in DLPack's numbers; number -1: not known."""
+    if ctypes.pythonapi.PyCapsule_IsValid(ctypes.py_object(array), FRESH):
+        managed = Managed.from_address(ctypes.pythonapi.PyCapsule_GetPointer(ctypes.py_object(array), FRESH))
+        return managed.device_kind, managed.device_number
+    if hasattr(array, "__dlpack_device__"):
+        return array.__dlpack_device__()  # type: ignore[no-any-return]
+    return (CUDA, -1) if hasattr(array, "__cuda_array_interface__") else (CPU, 0)
+
+
+def device_name(kind: int, number: int) -> str:
+    if kind == CPU:
+        return "the CPU"
+    return f"a device of DLPack's kind {kind}" if kind != CUDA else "a GPU" if number < 0 else f"GPU:{number}"
+
+
+def foreign(values: Any) -> str:
+    """The array, or the first of a list, that is not in the host's memory, as "Tensor on GPU:1"; "" if none is."""
+    for array in values if isinstance(values, (list, tuple)) else (values,):
+        kind, number = device_of(array)
+        if kind != CPU:
+            return f"{type(array).__name__} on {device_name(kind, number)}"
+    return ""

@@ -237,18 +237,20 @@ class Executor:
     # ---- running ----
 
     def forward(self, graph: Any, inputs_end: int) -> None:
-        """Runs the calls of a graph that have not run yet."""
+        """Runs the calls of a graph that have not run yet; NoCudaError if one cannot run on a GPU."""
         self.attach(graph, inputs_end)
         lower_forward.call(graph.address, self.lowering.address)
+        self.lowering.check()
         self.run()
         graph.header["calls_done"] = graph.header["call_count"]
 
     def backward(self, graph: Any, number: int, full: bool, dy: np.ndarray = ONE) -> None:
-        """Adds the gradients of sum(dy * value) of a node to those of parameters."""
+        """Adds the gradients of sum(dy * value) of a node to those of parameters; NoCudaError as in `forward`."""
         self.attach(graph, int(graph.header["value_top"]))
         self.gradients.to_device()
         base = int(graph.header["value_base"])
         lower_backward.call(graph.address, self.lowering.address, number, int(full))
+        self.lowering.check()
         self.device.fill(self.gradients.address + 4 * self.room[0], 4 * (int(graph.header["value_top"]) - base), 0)
         start = int(graph.nodes[number]["value"])
         self.gradients.upload(start if start < base else self.room[0] + start - base, dy)

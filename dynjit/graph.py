@@ -19,7 +19,7 @@ import numpy as np
 
 from dynjit import cpu, frontend, kernels, op, plan, subscripts, threads
 from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
-from dynjit.errors import ShapeError, StaleExpressionError, located
+from dynjit.errors import NoCudaError, ShapeError, StaleExpressionError, located
 from dynjit.families import FAMILIES
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import binary, leaf, linear, select, unary
@@ -257,7 +257,7 @@ class ComputationGraph(NodesByNumber):
     def _run_on_device(self, mark: tuple[int, ...]) -> None:
         try:
             space.executor.forward(self, mark[-1])
-        except MemoryError:
+        except (MemoryError, NoCudaError):
             self._return_to(mark)
             raise
 

@@ -12,15 +12,21 @@ import numpy as np
 from dynjit.arena import random_state
 from dynjit.errors import ShapeError, located
 from dynjit.ops.leaf import as_numbers
+from dynjit.ops.noise import STREAM_BITS
 from dynjit.shape import as_finite, as_integer, as_number
 
+SEED_BITS = 31  # of a seed that streams of random numbers begin with; those above are folded into them
 generator = np.random.default_rng()
 
 
 def reset_random_seed(seed: int) -> None:
-    """Starts all random numbers anew: initial values, dropout, noise, samples.  0: a seed from the system."""
+    """Starts all random numbers anew: initial values, dropout, noise, samples.  0: a seed from the system.
+
+    Dropout and noise that are part of a graph already keep their numbers.
+    """
     seed = as_integer("reset_random_seed", seed) or secrets.randbits(31)
-    random_state[:] = seed, 0
+    folded = (seed ^ seed >> SEED_BITS ^ seed >> 2 * SEED_BITS) & ((1 << SEED_BITS) - 1)
+    random_state[:] = seed, folded << STREAM_BITS
     generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 

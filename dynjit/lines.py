@@ -87,4 +87,4 @@ def exponentials(x, start, step, count, width, strip):  # type: ignore[no-untype
 def shared_log_sum_exp(x, start, step, count, width, strip):  # type: ignore[no-untyped-def]
     """log(sum of exp of `count` elements of a line, `step` apart)."""
     top, total = exponentials(x, start, step, count, width, strip)
-    return top if top - top != ZERO else top + log(total)  # infinite or NaN
+    return top + log(total) if -INF < top < INF else top  # NaN stays NaN

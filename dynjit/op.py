@@ -62,6 +62,12 @@ SHARE = Range("a probability 0 <= p <= 1", 0.0, 1.0)
 PROBABILITY = Range("a probability 0 <= p < 1", 0.0, math.nextafter(1.0, 0.0))
 
 
+class NO_CUDA(NamedTuple):
+    """In place of a CUDA form: there is none, and why; asking for it on a GPU is an error that says so."""
+
+    reason: str
+
+
 @dataclass(frozen=True)
 class Case:
     """Operands for the table tests: shapes (dims, or (dims, batch)), a domain, and the other arguments of the call."""
@@ -85,8 +91,8 @@ class Operator:
     params: str
     forward: Callable | None
     backward: tuple[Callable | None, ...]
-    forward_cuda: Callable | None
-    backward_cuda: tuple[Callable | None, ...]
+    forward_cuda: Callable | NO_CUDA | None
+    backward_cuda: tuple[Callable | NO_CUDA | None, ...]
     group: tuple[str, ...]
     keeps_result: bool
     overwrites: tuple[int, ...]
@@ -101,8 +107,8 @@ class Operator:
     floats: tuple[Range, ...] = ()
     code: int = 0
 
-    def cuda_kernel(self, slot: int) -> Callable | None:
-        """The explicit CUDA form of a slot (0 forward, k + 1 the gradient of operand k); DERIVED if there is none."""
+    def cuda_kernel(self, slot: int) -> Callable | NO_CUDA | None:
+        """The CUDA form of a slot (0 forward, k + 1 the gradient of operand k), if it is explicit; else DERIVED."""
         kernels = (self.forward_cuda, *self.backward_cuda)
         return kernels[slot] if slot < len(kernels) else DERIVED
 
@@ -156,8 +162,8 @@ def define(
     params: str = "x",
     forward: Callable | None = None,
     backward: tuple[Callable | None, ...] = (),
-    forward_cuda: Callable | None = DERIVED,
-    backward_cuda: tuple[Callable | None, ...] = (),
+    forward_cuda: Callable | NO_CUDA | None = DERIVED,
+    backward_cuda: tuple[Callable | NO_CUDA | None, ...] = (),
     group: tuple[str, ...] = (STACKED,),
     keeps_result: bool = True,
     overwrites: tuple[int, ...] = (),
@@ -180,7 +186,8 @@ def define(
         raises ShapeError.
     floats: the ranges of the float parameters, where not any number will do.
     backward: one kernel per operand, None where no gradient flows; a list operator has one kernel with parameter `j`.
-    forward_cuda, backward_cuda: the forms for CUDA, of the same parameters and `thread, threads`; DERIVED: generated.
+    forward_cuda, backward_cuda: the forms for CUDA, of the same parameters and `thread, threads`; DERIVED: generated;
+        NO_CUDA(reason): none.
     keeps_result: whether a backward kernel reads the result.
     overwrites: operands whose place the result may take: element i depends on their element i only, and no backward
         kernel reads them.

@@ -64,6 +64,8 @@ class Lowering:
             self.arrays["sums"][operator.code] = first
         for pair, first in ck.representatives().items():
             self.arrays["kinds"][pair], self.arrays["same"][pair] = ck.form(pair)[1], first
+        self.missing = list(filter(ck.is_missing, ck.all_pairs()))
+        self.arrays["kinds"][self.missing], self.arrays["same"][self.missing] = ck.SERIAL, self.missing
         self.state = np.zeros(1, STATE)
         self.record = self.state[0]
         for name, array in self.arrays.items():
@@ -76,6 +78,14 @@ class Lowering:
     def program(self) -> np.ndarray:
         """The finished program."""
         return self.arrays["program"][: int(self.record["count"])]  # type: ignore[no-any-return]
+
+    def check(self) -> None:
+        """Raises NoCudaError if the program has a call of an operator that has no form for CUDA."""
+        used = self.arrays["used"]
+        found = [pair for pair in self.missing if used[pair]]
+        used[found] = 0  # later programs may do without
+        for pair in found:
+            ck.form(pair)
 
     @property
     def products(self) -> np.ndarray:

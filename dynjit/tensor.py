@@ -33,15 +33,23 @@ class Tensor:
     def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
         """A DLPack capsule, as `np.from_dlpack` and `torch.from_dlpack` ask for it.
 
-        Raises TypeError for a stream: there are none on the CPU.
+        Raises TypeError for a stream: there are none on the CPU; BufferError for another device.
         """
         if stream is not None:
             raise TypeError(located(f"Tensor: needs stream=None on the CPU, got {stream!r}"))
+        self._refuse(options.get("dl_device"))
         return self.array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """(kind of the device, number) in DLPack's numbers: the CPU."""
         return dlpack.CPU, 0
+
+    def _refuse(self, device: tuple[int, int] | None) -> None:
+        """Raises BufferError for another device than its own."""
+        own = self.__dlpack_device__()
+        if device is not None and tuple(device) != own:
+            places = (dlpack.device_name(*place) for place in (own, device))
+            raise BufferError(located("Tensor: needs {}, where its memory is, got {}".format(*places)))
 
     def _axis(self, operator: str, dim: int) -> int:
         axes = self.array.ndim - self.is_batched
@@ -149,8 +157,9 @@ class DeviceTensor(Tensor):
         Raises StaleExpressionError if the value is gone, BufferError for a copy or another device.
         """
         self._check()
-        if options.get("copy") or options.get("dl_device") not in (None, self.__dlpack_device__()):
-            raise BufferError(located("Tensor: needs to be taken as it is, on its own GPU, got a request for a copy"))
+        self._refuse(options.get("dl_device"))
+        if options.get("copy"):
+            raise BufferError(located("Tensor: needs to be taken as it is, got a request for a copy"))
         if stream != -1:
             space.executor.device.wait()
         return dlpack.capsule_of(self.address, space.executor.device.number, *self._place, self)

@@ -6,16 +6,15 @@ import inspect
 import operator as python_operator
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from records import shape_of, twins_alone
 
 import dynjit as dy
 from dynjit import frontend, graph, initializers, op
 from dynjit.ops import leaf
-from dynjit.shape import Shape
 
 pytestmark = pytest.mark.skipif(not frontend.is_native, reason="this interpreter has the twins alone")
 
@@ -27,19 +26,6 @@ class MyList(list):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list.__iter__(self))
-
-
-@contextmanager
-def twins_alone() -> Iterator[None]:
-    """Inside, no operator is served by compiled code."""
-    kept = [operator.call for operator in op.operators]
-    try:
-        for operator in op.operators:
-            operator.call = operator.record
-        yield
-    finally:
-        for operator, call in zip(op.operators, kept, strict=True):
-            operator.call = call
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
@@ -63,10 +49,6 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
         [("made", k - first) if k >= first else ("given", k) for k in operands.tolist()],
         storage.data[data : int(header["data_count"])].tolist(), made.dim(),
     )  # fmt: skip
-
-
-def shape_of(given: Any) -> Shape:
-    return Shape(*given) if given and isinstance(given[0], tuple) else Shape(tuple(given))
 
 
 def arguments_of(operator: op.Operator, case: op.Case) -> list[Any]:

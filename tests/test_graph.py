@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import graph
+from dynjit import graph, initializers
 from dynjit.errors import ShapeError, StaleExpressionError
 
 
@@ -521,3 +521,19 @@ def test_immediate_graphs_beside_others() -> None:
     assert graph.current.nodes[y._node()]["value"] < 0
     with other:
         assert other.nodes[dy.exp(x)._node()]["value"] >= 0
+
+
+def test_a_new_seed_leaves_the_noise_of_a_graph_as_it_is(model: dy.ParameterCollection) -> None:
+    p = model.add_parameters(50, init=1.0)
+    initializers.reset_random_seed(3)
+    kept = dy.dropout(p, 0.5)
+    before = kept.npvalue()
+    initializers.reset_random_seed(4)
+    dy.sum_elems(kept).backward()
+    np.testing.assert_array_equal(p.grad_as_array(), before)  # 2 where an element was kept, else 0
+    initializers.reset_random_seed(3)
+    dy.renew_cg()
+    again = dy.dropout(p, 0.5)
+    initializers.reset_random_seed(2**40 + 3)
+    np.testing.assert_array_equal(again.npvalue(), before)
+    assert (dy.dropout(p, 0.5).npvalue() != before).any()

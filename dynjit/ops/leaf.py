@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import errors, op
+from dynjit import dlpack, errors, op
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.legacy import check_device
@@ -104,14 +104,24 @@ LOOKUP_BATCH = define(
 
 
 def as_numbers(operator: str, values: Any) -> np.ndarray:
-    """An array of numbers; TypeError for what is none: words, None, complex numbers, lists of unequal length."""
+    """An array of numbers; TypeError for what is none: words, None, complex numbers, lists of unequal length,
+    arrays in the memory of a GPU."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):
         array = None
     if array is None or array.dtype.kind not in "biuf":
-        raise TypeError(errors.located(f"{operator}: needs numbers, got {kind_of(values)}"))
+        raise not_numbers(operator, "numbers", values)
     return array
+
+
+def not_numbers(operator: str, needs: str, values: Any) -> TypeError:
+    """The error for what is no array that we can read."""
+    if found := dlpack.foreign(values):
+        return TypeError(
+            errors.located(f"{operator}: needs numbers in the host's memory, got {found}: copy it there first")
+        )
+    return TypeError(errors.located(f"{operator}: needs {needs}, got {kind_of(values)}"))
 
 
 def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr: bool = False) -> Any:
@@ -124,7 +134,7 @@ def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr
     if isinstance(arr, list) and arr and all(isinstance(item, np.ndarray) for item in arr):
         arr, batched = np.stack(arr, axis=-1), True
     if not isinstance(arr, (list, np.ndarray)):
-        raise TypeError(errors.located(f"inputTensor: needs an array or a list of numbers, got {type(arr).__name__}"))
+        raise not_numbers("inputTensor", "an array or a list of numbers", arr)
     array = as_numbers("inputTensor", arr)
     if array.ndim == 0 or array.size == 0 or array.ndim - bool(batched) > MAX_RANK:
         raise ValueError(

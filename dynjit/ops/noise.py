@@ -1,8 +1,9 @@
 """Random numbers: dropout, noise, and random tensors.
 
-Random numbers are counted, not drawn one after the other: number i of a mini-batch item is a hash of the seed, of the
-item's stream (each item of each node has its own) and of i.  So values do not depend on grouping, on the order of
-execution, on the number type or on the device, and the backward pass meets the same numbers again.
+Random numbers are counted, not drawn one after the other: number i of a mini-batch item is a hash of the item's stream
+(each item of each node has its own, whose number begins with the seed that held when the node was made) and of i.  So
+values do not depend on grouping, on the order of execution, on the number type or on the device, and the backward pass
+meets the same numbers again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from dynjit.shape import Result, Shape, dims_of
 
 # ---- the numbers -----------------------------------------------------------------------------------------------------
 
-GOLDEN, MIX1, MIX2 = (np.int64(n - (1 << 64)) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+STREAM_BITS = 32  # of a stream's number that count; those before them are the seed
+GOLDEN, MIX1, MIX2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+BITS27, BITS30, BITS31 = (np.uint64(n) for n in (27, 30, 31))
 
 TWO_24, TWO_M24, TWO_M23 = (np.float32(2.0**power) for power in (24, -24, -23))
 CENTRE, THREE, FIVE, ROOT_TWO = (np.float32(number) for number in (2.5, 3, 5, math.sqrt(2)))
@@ -43,15 +46,15 @@ B0, B1, B2, B3, B4, B5, B6, B7, B8 = (
 
 
 @scalar
-def stream_key(seed, stream):  # type: ignore[no-untyped-def]
-    """64 random bits for a stream: two rounds of SplitMix64 (Steele, Lea and Flood 2014), one for the seed."""
-    z = seed
-    for addend in (GOLDEN, stream):
+def stream_key(stream):  # type: ignore[no-untyped-def]
+    """64 random bits for a stream: two rounds of SplitMix64 (Steele, Lea and Flood 2014), one for its seed."""
+    z = np.uint64(stream >> STREAM_BITS)  # without sign: to LLVM, what overflows a signed number may be any number
+    for addend in (GOLDEN, np.uint64(stream & ((1 << STREAM_BITS) - 1))):
         z += addend * GOLDEN
-        z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * MIX1
-        z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * MIX2
-        z ^= (z >> 31) & 0x1FFFFFFFF
-    return z
+        z = (z ^ (z >> BITS30)) * MIX1
+        z = (z ^ (z >> BITS27)) * MIX2
+        z ^= z >> BITS31
+    return np.int64(z)
 
 
 @scalar
@@ -93,10 +96,10 @@ def dropout_shape(x: Shape) -> Result:
 
 
 @kernel
-def dropout_forward(v, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
+def dropout_forward(v, x0, y, item, batch, i0, i1, i2, i3, f0, ids):
     dropped, factor = int(f0 * TWO_24), ONE / (ONE - f0) if f0 < ONE else ZERO
     for b in range(batch):
-        key = stream_key(seed, ids[b // i3 * i3])
+        key = stream_key(ids[b // i3 * i3])
         for c in range(i1 * i2):
             at = b * item + c * i0
             x, out = v[x0 + at : x0 + at + i0], v[y + at : y + at + i0]
@@ -106,10 +109,10 @@ def dropout_forward(v, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
 
 
 @kernel
-def dropout_d0(g, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
+def dropout_d0(g, x0, y, item, batch, i0, i1, i2, i3, f0, ids):
     dropped, factor = int(f0 * TWO_24), ONE / (ONE - f0) if f0 < ONE else ZERO
     for b in range(batch):
-        key = stream_key(seed, ids[b // i3 * i3])
+        key = stream_key(ids[b // i3 * i3])
         for c in range(i1 * i2):
             at = b * item + c * i0
             dx, dy = g[x0 + at : x0 + at + i0], g[y + at : y + at + i0]
@@ -119,24 +122,24 @@ def dropout_d0(g, x0, y, item, batch, i0, i1, i2, i3, f0, ids, seed):
 
 
 @scalar
-def is_dropped(e, item, i0, i1, i3, f0, ids, seed):  # type: ignore[no-untyped-def]
+def is_dropped(e, item, i0, i1, i3, f0, ids):  # type: ignore[no-untyped-def]
     """Whether element e of the result is dropped."""
     b, i = e // item, e % item
-    return random_bits(stream_key(seed, ids[b // i3 * i3]), i // i0 // i1 * i0 + i % i0) < int(f0 * TWO_24)
+    return random_bits(stream_key(ids[b // i3 * i3]), i // i0 // i1 * i0 + i % i0) < int(f0 * TWO_24)
 
 
 @kernel
-def dropout_forward_cuda(v, x0, y, n, item, i0, i1, i3, f0, ids, seed, thread, threads):
+def dropout_forward_cuda(v, x0, y, n, item, i0, i1, i3, f0, ids, thread, threads):
     factor = ONE / (ONE - f0) if f0 < ONE else ZERO
     for e in range(thread, n, threads):
-        v[y + e] = ZERO if is_dropped(e, item, i0, i1, i3, f0, ids, seed) else v[x0 + e] * factor
+        v[y + e] = ZERO if is_dropped(e, item, i0, i1, i3, f0, ids) else v[x0 + e] * factor
 
 
 @kernel
-def dropout_d0_cuda(g, x0, y, n, item, i0, i1, i3, f0, ids, seed, thread, threads):
+def dropout_d0_cuda(g, x0, y, n, item, i0, i1, i3, f0, ids, thread, threads):
     factor = ONE / (ONE - f0) if f0 < ONE else ZERO
     for e in range(thread, n, threads):
-        g[x0 + e] += ZERO if is_dropped(e, item, i0, i1, i3, f0, ids, seed) else g[y + e] * factor
+        g[x0 + e] += ZERO if is_dropped(e, item, i0, i1, i3, f0, ids) else g[y + e] * factor
 
 
 DROPOUT = define("dropout", shape=dropout_shape, params="xfr", floats=(PROBABILITY,), forward=dropout_forward,
@@ -225,9 +228,9 @@ def noise_shape(x: Shape) -> Shape:
 
 
 @kernel
-def noise_forward(v, x0, y, item, batch, f0, ids, seed):
+def noise_forward(v, x0, y, item, batch, f0, ids):
     for b in range(batch):
-        key = stream_key(seed, ids[b])
+        key = stream_key(ids[b])
         x, out = v[x0 + b * item : x0 + (b + 1) * item], v[y + b * item : y + (b + 1) * item]
         for i in range(item):
             out[i] = random_bits(key, i) | 1
@@ -273,9 +276,9 @@ def random_tensor(name: str, function: Any, *floats: Range) -> Any:
     """The operator y = function(n, f0, f1) with random odd numbers n from 1 to 2^24 - 1."""
     function = scalar(function)
 
-    def forward(v, y, item, batch, f0, f1, ids, seed):  # type: ignore[no-untyped-def]
+    def forward(v, y, item, batch, f0, f1, ids):  # type: ignore[no-untyped-def]
         for b in range(batch):
-            key = stream_key(seed, ids[b])
+            key = stream_key(ids[b])
             out = v[y + b * item : y + (b + 1) * item]
             for i in range(item):
                 out[i] = random_bits(key, i) | 1

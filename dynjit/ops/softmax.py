@@ -100,9 +100,8 @@ def softmax_forward_cuda(v, x0, y, n, i0, i1, strip, part, parts):
         b = own_line(first, width)
         at, count = b // i0 * i0 * i1 + b % i0, i1 if b < lines else 0
         top, total = exponentials(v, x0 + at, i0, count, width, strip)
-        scale = ONE / total
         for i in range(turn_in(width), count, width):
-            v[y + at + i * i0] = exp(v[x0 + at + i * i0] - top) * scale
+            v[y + at + i * i0] = exp(v[x0 + at + i * i0] - top) / total
 
 
 @kernel

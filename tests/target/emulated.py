@@ -1,17 +1,15 @@
-"""What the tests of the CUDA target share: an emulated GPU for dynjit, and the same work on the CPU and on it."""
+"""An emulated GPU for dynjit."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ptx.device import EmulatedDevice
 
-from dynjit import cudakernels, gpu, graph, op
-from dynjit.arena import space
+from dynjit import cudakernels, gpu, op
 
 CAPABILITY = (8, 0)
 EACH_ITS_OWN = "each operator's own kernel"
@@ -71,21 +69,3 @@ class Device(EmulatedDevice):
         del self.launches[launches + 1 :]
 
     persistent = 0  # launches whose blocks wait for each other
-
-
-@contextlib.contextmanager
-def computing_on(executor: gpu.Executor | None) -> Iterator[None]:
-    """The current graph and the parameters are computed by an executor; None: by the CPU."""
-    space.executor = executor
-    try:
-        yield
-    finally:
-        if executor is not None:
-            executor.save()
-        space.executor = None
-        graph.current.renew()
-
-
-def close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
-    scale = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,7 +18,8 @@ compile.require(compile.missing(), build.missing())
 
 import test_random_graphs as random_graphs  # noqa: E402
 
-from target.emulated import Device, Executor, close, computing_on  # noqa: E402
+from target.emulated import Device, Executor  # noqa: E402
+from target.networks import TRAINERS, Tagger, Trees, close, computing_on, trained  # noqa: E402
 
 
 def random_programs(count: int) -> list[list[tuple[int, int, int, int]]]:
@@ -90,85 +90,6 @@ def test_results_are_the_same_bit_for_bit_in_every_order_of_threads() -> None:
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
-
-
-class Tagger:
-    """A recurrent tagger over sentences of several lengths."""
-
-    def __init__(self) -> None:
-        dy.reset_random_seed(2)
-        self.model = dy.ParameterCollection()
-        self.table = self.model.add_lookup_parameters((20, 4))
-        self.lstm = dy.VanillaLSTMBuilder(1, 4, 5, self.model)
-        self.w, self.b = self.model.add_parameters((3, 5)), self.model.add_parameters((3,))
-
-    def loss(self) -> dy.Expression:
-        losses = []
-        for length in (3, 1, 4, 2, 5):
-            words = [(7 * length + 3 * i) % 20 for i in range(length)]
-            states = self.lstm.initial_state().transduce([self.table[word] for word in words])
-            losses += [dy.pickneglogsoftmax(self.w * h + self.b, word % 3) for h, word in zip(states, words)]
-        return dy.esum(losses)
-
-
-class Trees:
-    """A Tree-LSTM over balanced and skewed trees."""
-
-    def __init__(self, count: int = 6) -> None:
-        dy.reset_random_seed(2)
-        self.count = count
-        self.model = dy.ParameterCollection()
-        self.table = self.model.add_lookup_parameters((20, 4))
-        self.w = {name: self.model.add_parameters((4, 8 if name != "leaf" else 4)) for name in ("i", "o", "u", "leaf")}
-
-    def node(self, tree: object) -> tuple[dy.Expression, dy.Expression]:
-        if isinstance(tree, int):
-            x = self.w["leaf"] * self.table[tree]
-            return dy.tanh(x), x
-        (h1, c1), (h2, c2) = map(self.node, tree)  # type: ignore[call-overload]
-        h = dy.concatenate([h1, h2])
-        i, o = dy.logistic(self.w["i"] * h), dy.logistic(self.w["o"] * h)
-        c = dy.cmult(i, dy.tanh(self.w["u"] * h)) + c1 + c2
-        return dy.cmult(o, dy.tanh(c)), c
-
-    def loss(self) -> dy.Expression:
-        shapes = [((1, 2), (3, 4)), (1, (2, (3, 4))), (5, 6), ((1, (7, 8)), 9)]
-        trees = [shapes[k % len(shapes)] for k in range(self.count)]
-        return dy.esum([dy.squared_norm(self.node(tree)[0]) for tree in trees])
-
-
-TRAINERS: dict[str, Callable[[dy.ParameterCollection], dy.Trainer]] = {
-    "sgd": dy.SimpleSGDTrainer, "momentum": dy.MomentumSGDTrainer, "adagrad": dy.AdagradTrainer,
-    "adadelta": dy.AdadeltaTrainer, "rmsprop": dy.RMSPropTrainer, "adam": dy.AdamTrainer,
-    "amsgrad": dy.AmsgradTrainer, "eg": dy.EGTrainer,
-}  # fmt: skip
-
-
-def trained(make: Callable[[], Tagger | Trees], trainer: str, steps: int, executor: gpu.Executor | None) -> list:
-    """Losses, then the parameters, then the trainer's moments."""
-    with computing_on(executor):
-        network = make()
-        if trainer == "eg":
-            for stored in network.model.stored:
-                stored.values()[:] = np.abs(stored.values()) + np.float32(0.1)
-        rule = TRAINERS[trainer](network.model)
-        rule.set_clip_threshold(1.0)
-        network.model.set_weight_decay(0.01)
-        losses = []
-        for step in range(steps):
-            rule.set_sparse_updates(step != 1)
-            dy.renew_cg()
-            loss = network.loss()
-            losses.append(np.array(loss.value()))
-            loss.backward()
-            rule.update()
-        dy.renew_cg()
-        losses.append(np.array(network.loss().value()))
-        parameters = [stored.values().copy() for stored in network.model.stored]
-        moments = [stored.window(moment).copy() for moment in rule.buffers for stored in network.model.stored]
-        assert all((stored.gradients() == 0).all() for stored in network.model.stored)
-        assert (network.table.marks() == 0).all()
-        return [*losses, *parameters, *moments]
 
 
 @pytest.fixture(scope="module")
@@ -317,10 +238,11 @@ def test_tensors_tell_where_they_lie() -> None:
         (address,) = dlpack.kept
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(dlpack.Managed.from_address(address).deleter)(address)
         assert dlpack.kept == {}
-        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, on its own GPU"):
+        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, got a request for a copy"):
             tensor.__dlpack__(copy=True)
-        with pytest.raises(BufferError, match="Tensor: needs to be taken as it is, on its own GPU"):
-            tensor.__dlpack__(dl_device=(dlpack.CPU, 0))
+        for place, name in (((dlpack.CPU, 0), "the CPU"), ((dlpack.CUDA, 1), "GPU:1")):
+            with pytest.raises(BufferError, match=f"Tensor: needs GPU:0, where its memory is, got {name}"):
+                tensor.__dlpack__(dl_device=place)
         np.testing.assert_array_equal(tensor.as_numpy(), 2 * np.arange(6.0).reshape(2, 3))
         assert tensor.argmax(1).as_numpy().tolist() == [[2], [2]]
         dy.renew_cg()

@@ -13,7 +13,8 @@ from dynjit.op import Case
 
 compile.require(compile.missing(), build.missing())
 
-from target.emulated import Device, Executor, close, computing_on  # noqa: E402
+from target.emulated import Device, Executor  # noqa: E402
+from target.networks import close, computing_on  # noqa: E402
 from target.test_operators import computed  # noqa: E402
 
 SIZES = (1, 31, 32, 33, 255, 256, 257, 1000)

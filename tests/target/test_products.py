@@ -18,8 +18,9 @@ from dynjit.program import LEAST_PRODUCT, NN, NT, TN
 
 compile.require(compile.missing(), build.missing())
 
-from target.emulated import Device, Executor, close, computing_on  # noqa: E402
-from target.test_graphs import Tagger, Trees, trained, used_pairs  # noqa: E402
+from target.emulated import Device, Executor  # noqa: E402
+from target.networks import Tagger, Trees, close, computing_on, trained  # noqa: E402
+from target.test_graphs import used_pairs  # noqa: E402
 from target.test_unions import LanguageModel  # noqa: E402
 
 MODELS = pytest.mark.parametrize("make", [Tagger, lambda: Trees(20), LanguageModel], ids=["tagger", "trees", "lm"])

@@ -16,7 +16,8 @@ compile.require(compile.missing(), build.missing())
 
 from ptx import lint  # noqa: E402
 
-from target.emulated import CAPABILITY, Device, computing_on  # noqa: E402
+from target.emulated import CAPABILITY, Device  # noqa: E402
+from target.networks import computing_on  # noqa: E402
 
 
 class DryDevice(Device):
