@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynjit import cudakernels, demo, device, jit, kernels
+from dynjit import cublas, cudakernels, demo, device, jit, kernels
 from dynjit.errors import NoCudaError
 
 MODULES = ("arena", "cpu", "dynet", "frontend", "plan", "sequence", "trainers")  # whose entries are compiled
@@ -148,7 +148,7 @@ def info(options: argparse.Namespace) -> int:
         "dynjit": dynjit.__version__, "python": platform.python_version(), "numpy": numpy.__version__,
         "numba": numba.__version__, "llvmlite": llvmlite.__version__,
         "system": platform.platform(), "cpu": llvmlite.binding.get_host_cpu_name(), "cores": os.cpu_count(),
-        "products": "own kernels",
+        "products": "own kernels", "GPU products": "cuBLAS, through CuPy" if cublas.modules() else "own kernels",
         "cache": str(folder), "cached files": files, "cache MiB": round(nbytes / 2**20, 1),
         "devices": ", ".join(["CPU", *devices()]),
     }  # fmt: skip

@@ -9,7 +9,8 @@ What an operator does is one of these, by the parameters of its CPU kernel:
   ITEMS     the same kernel, on one mini-batch item per thread, or, where items meet in one place, by one thread;
   SERIAL    the same kernel, by one thread: lists of operands without an explicit form;
   THREADS   the explicit form of the operator's block, with `thread, threads` behind the CPU kernel's parameters;
-  TILES     the explicit form with `part, parts`: blocks that work on tiles of a matrix product.
+  TILES     the explicit form with `part, parts`: blocks that work on tiles of a matrix product;
+  LINES     the explicit form with `strip, part, parts`: blocks whose threads share long lines (lines.py).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynjit import jit, op, tiles
+from dynjit import jit, lines, op, tiles
 from dynjit.errors import NoCudaError, located
 
-ELEMENTS, ITEMS, SERIAL, THREADS, TILES, NONE = range(6)
+ELEMENTS, ITEMS, SERIAL, THREADS, TILES, LINES, NONE = range(7)
 GATHER, SCATTER = op.TABLE.size * op.SLOTS, op.TABLE.size * op.SLOTS + 1  # pairs that belong to no operator
 PAIRS = SCATTER + 1
 
@@ -48,7 +49,8 @@ PARAMETERS = {
     "n#": "p[{SHAPES} + 3 * #] * items(p, c, #, size)", "item#": "p[{SHAPES} + 3 * #]",
     "rows#": "p[{SHAPES} + 3 * # + 1]", "cols#": "p[{SHAPES} + 3 * # + 2]",
     "i#": "p[{INTS} + #]", "ints": "p[{INTS} :]", "f#": "f[2 * ({FLOATS} + #)]", "ids": "p[{IDS} + u * {EACH} :]",
-    "left": "left", "right": "right", "thread": "thread", "threads": "threads", "part": "part", "parts": "parts",
+    "left": "left", "right": "right", "strip": "left",
+    "thread": "thread", "threads": "threads", "part": "part", "parts": "parts",
 }  # fmt: skip
 OF_ELEMENTS = {**PARAMETERS, "y": "{Y} + u", "x#": "p[{ARGS} + #] + u", "n": "1"}
 
@@ -130,7 +132,8 @@ def form(pair: int) -> tuple[Callable, int]:
     if isinstance(explicit, op.NO_CUDA):
         raise NoCudaError(located(f"{operator.name}: has no form for CUDA: {explicit.reason}"))
     if explicit is not op.DERIVED:
-        return explicit, TILES if "part" in op.names_of(explicit) else THREADS
+        takes = op.names_of(explicit)
+        return explicit, LINES if "strip" in takes else TILES if "part" in takes else THREADS
     kernel = (operator.forward, *operator.backward)[slot]
     assert kernel is not None
     names = op.names_of(kernel)
@@ -192,7 +195,7 @@ def pair_source(pair: int, name: str) -> tuple[str, Callable]:
     except KeyError as error:
         raise TypeError(f"{function.__name__}: unknown kernel parameter {error}") from None
     fields = {field: f"p[c + {place}]" for field, place in PLACE.items()}
-    is_explicit = kind in (THREADS, TILES)
+    is_explicit = kind in (THREADS, TILES, LINES)
     source = PAIR.format(
         name=name, arguments=arguments, batch=fields["BATCH"],
         first="0" if is_explicit else "thread", units="1" if is_explicit else fields["UNITS"],
@@ -242,7 +245,7 @@ def compiler() -> Any:
     except ImportError:
         raise NoCudaError(f"GPU: {PACKAGE}") from None
     cuda.package_version = numba_cuda.__version__
-    tiles.cuda = cuda
+    tiles.cuda = lines.cuda = cuda
     return cuda
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from dynjit import cudakernels as ck
 from dynjit.arena import space
-from dynjit.lowering import Lowering, lower_backward, lower_forward
+from dynjit.lowering import lower_backward, lower_forward
+from dynjit.program import LEAST_PRODUCT, NEVER, NN, NT, TN, Lowering
 from dynjit.tiles import THREADS
 
 LEAST = 1 << 18  # elements that are made room for at once
@@ -96,11 +97,11 @@ def doubled(needed: int, present: int) -> int:
 
 
 class Executor:
-    """What computes graphs on one device."""
+    """What computes graphs on one device; `library`: what makes large products there (cublas.py), if anything does."""
 
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.lowering = Lowering()
+    def __init__(self, device: Any, library: Any = None, least_product: int = LEAST_PRODUCT) -> None:
+        self.device, self.library = device, library
+        self.lowering = Lowering(least_product if library else NEVER)
         self.values, self.gradients = Buffer(device, space.single.v), Buffer(device, space.single.g)
         self.moments: list[Buffer] = []
         self.room = [0, 0]  # elements: of parameters, of the resident graph
@@ -265,12 +266,11 @@ class Executor:
         return self.kernel
 
     def run(self) -> None:
-        """Uploads the program that was made, and launches it: once, or once a level."""
+        """Uploads the program that was made, and runs it, in stretches that end with products of the library."""
         record, program = self.lowering.record, self.lowering.program
         levels, table = int(record["levels"]), int(record["table"])
         if levels == 0:
             return
-        kernel = self.load()
         if program.size > self.program_count:
             if self.program_count:
                 self.device.free(self.program_address)
@@ -283,11 +283,34 @@ class Executor:
             *self.values.argument(), *self.gradients.argument(), *array_argument(self.program_address, program.size, 8),
             *array_argument(self.program_address, 2 * program.size, 4), table, int(record["items"]),
         )  # fmt: skip
-        resident = self.device.resident_blocks(kernel) if self.is_persistent and levels > 1 else 0
-        if resident:
-            blocks = int(min(work.max(), resident))
-            self.device.launch(kernel, blocks, THREADS, (*arguments, 0, levels), together=True)
+        products, first = self.lowering.products, 0
+        for level in np.unique(products["level"]).tolist():
+            self.launch(arguments, work, first, level + 1)
+            for product in products[products["level"] == level].tolist():
+                self.multiply(*product[1:])
+            first = level + 1
+        self.launch(arguments, work, first, levels)
+
+    def launch(self, arguments: tuple[int, ...], work: np.ndarray, first: int, stop: int) -> None:
+        """Launches some levels of the program: together, or one by one.  work: how many work items each level has."""
+        busy = np.flatnonzero(work[first:stop]) + first
+        if not busy.size:
             return
-        for level in range(levels):
+        kernel = self.load()
+        resident = self.device.resident_blocks(kernel) if self.is_persistent and busy.size > 1 else 0
+        if resident:
+            blocks = int(min(work[busy].max(), resident))
+            if first:  # the barrier's count
+                self.device.fill(self.program_address, 8, 0)
+            self.device.launch(kernel, blocks, THREADS, (*arguments, first, stop), together=True)
+            return
+        for level in busy.tolist():
             blocks = int(min(work[level], MOST_BLOCKS))
             self.device.launch(kernel, blocks, THREADS, (*arguments, level, level + 1))
+
+    def multiply(self, kind: int, a: int, b: int, c: int, *numbers: int) -> None:
+        """Lets the library make a product of matrices at offsets: m, n, k, and whether it adds."""
+        v, g = self.values.address, self.gradients.address
+        buffers = {NN: (v, v, v), TN: (v, g, g), NT: (g, v, g)}[kind]
+        places = (buffer + 4 * offset for buffer, offset in zip(buffers, (a, b, c), strict=True))
+        self.library.multiply(kind, *places, *numbers)

@@ -59,7 +59,7 @@ def number(name: str, value: Any, low: float, high: float, kind: type = int) -> 
 
 def request_gpus(source: str, number: int = 0) -> None:
     """Lets a GPU compute from now on; raises NoCudaError, with what is missing, if that cannot be."""
-    from dynjit import device, gpu  # of no use without a GPU
+    from dynjit import cublas, device, gpu  # of no use without a GPU
 
     try:
         chosen = device.Device(number)
@@ -67,7 +67,7 @@ def request_gpus(source: str, number: int = 0) -> None:
         raise NoCudaError(NO_GPU.format(source, error)) from None
     present = space.executor
     if present is None or present.device.number != number:
-        graph.use_executor(gpu.Executor(chosen))
+        graph.use_executor(gpu.Executor(chosen, cublas.library()))
     legacy.DEVICES[1:] = [legacy.DeviceInfo(f"GPU:{number}", number, 0)]
 
 

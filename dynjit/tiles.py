@@ -40,17 +40,20 @@ def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, adds, left, right, pa
         if bj == 1
         else (thread // DEPTH, thread % DEPTH, THREADS // DEPTH, 0)
     )
+    next_a, next_b = next_ra * ai + next_pa * ap, next_rb * bj + next_pb * bp
     down = (m + TILE - 1) // TILE
     for tile in range(part % parts, down * ((n + TILE - 1) // TILE), parts):
         i0, j0 = tile % down * TILE, tile // down * TILE
-        i, j = i0 + tx, j0 + ty
+        at_a, at_b = a0 + (i0 + ra) * ai + pa * ap, b0 + pb * bp + (j0 + rb) * bj
         c00 = c01 = c10 = c11 = ZERO
         for p0 in range(0, k, DEPTH):
             for e in range(2):
                 r, p = ra + e * next_ra, pa + e * next_pa
-                left[p, r] = a[a0 + (i0 + r) * ai + (p0 + p) * ap] if i0 + r < m and p0 + p < k else ZERO
+                left[p, r] = a[at_a + e * next_a] if i0 + r < m and p0 + p < k else ZERO
                 r, p = rb + e * next_rb, pb + e * next_pb
-                right[p, r] = b[b0 + (p0 + p) * bp + (j0 + r) * bj] if j0 + r < n and p0 + p < k else ZERO
+                right[p, r] = b[at_b + e * next_b] if j0 + r < n and p0 + p < k else ZERO
+            at_a += DEPTH * ap
+            at_b += DEPTH * bp
             cuda.syncthreads()
             for p in range(min(DEPTH, k - p0)):
                 x0, x1, y0, y1 = left[p, tx], left[p, tx + SIDE], right[p, ty], right[p, ty + SIDE]
@@ -59,6 +62,7 @@ def multiply(a, a0, ai, ap, b, b0, bp, bj, c, c0, m, n, k, adds, left, right, pa
                 c10 += x1 * y0
                 c11 += x1 * y1
             cuda.syncthreads()
+        i, j = i0 + tx, j0 + ty
         at = c0 + j * m + i
         if j < n:
             if i < m:

@@ -12,6 +12,7 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
+from dynjit.lines import lines_of, own_line, shared_log_sum_exp, turn_in, width_of
 from dynjit.op import Case, define, native
 from dynjit.scalars import INF, ONE, ZERO, exp, log, log_sum_exp, maximum
 from dynjit.shape import Result, Shape, without
@@ -123,8 +124,28 @@ def logsumexp_dim_d0(v, g, x0, y, n, i0, i1):
                 dx[r] += exp(x[r] - out[r]) * dy[r] if out[r] > -INF else ZERO
 
 
+@kernel
+def logsumexp_dim_forward_cuda(v, x0, y, n, i0, i1, strip, part, parts):
+    width = width_of(i1)
+    for first in lines_of(width, part, n, parts):
+        e = own_line(first, width)
+        at, count = x0 + e // i0 * i0 * i1 + e % i0, i1 if e < n else 0
+        z = shared_log_sum_exp(v, at, i0, count, width, strip)
+        if e < n and turn_in(width) == 0:
+            v[y + e] = z
+
+
+@kernel
+def logsumexp_dim_d0_cuda(v, g, x0, y, n0, i0, i1, thread, threads):
+    for e in range(thread, n0, threads):
+        line = e // (i0 * i1) * i0 + e % i0
+        if v[y + line] > -INF:
+            g[x0 + e] += exp(v[x0 + e] - v[y + line]) * g[y + line]
+
+
 LOGSUMEXP_DIM = define("logsumexp_dim", shape=logsumexp_dim_shape, params="xi", forward=logsumexp_dim_forward,
-    backward=(logsumexp_dim_d0,), reference=lambda x, axis: np.logaddexp.reduce(x, axis=axis), cases=AXIS)  # fmt: skip
+    forward_cuda=logsumexp_dim_forward_cuda, backward=(logsumexp_dim_d0,), backward_cuda=(logsumexp_dim_d0_cuda,),
+    reference=lambda x, axis: np.logaddexp.reduce(x, axis=axis), cases=AXIS)  # fmt: skip
 
 
 @native(LOGSUMEXP_DIM)

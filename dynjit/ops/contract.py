@@ -7,8 +7,10 @@ from typing import Any
 from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
+from dynjit.lines import joined, lines_of, own_line, turn_in, width_of
 from dynjit.op import STACKED, Case, define, native
 from dynjit.ops import linear  # functions to compose, no kernels
+from dynjit.scalars import ZERO
 from dynjit.shape import Shape
 
 # ---- contract3d ------------------------------------------------------------------------------------------------------
@@ -43,6 +45,37 @@ def contract3d_1d_d1(v, g, x0, x1, y, item, item0, item1, batch, step0, step1):
         gemm_tn(x, g[y + b * item : y + (b + 1) * item], dz, item1, 1, item, 1)
 
 
+@kernel
+def contract3d_1d_forward_cuda(v, x0, x1, y, item, item1, batch, step0, step1, thread, threads):
+    for e in range(thread, item * batch, threads):
+        total, x, z = ZERO, x0 + e // item * step0 + e % item, x1 + e // item * step1
+        for k in range(item1):
+            total += v[x + k * item] * v[z + k]
+        v[y + e] = total
+
+
+@kernel
+def contract3d_1d_d0_cuda(v, g, x0, x1, y, item, item0, n0, batch, step1, thread, threads):
+    for e in range(thread, n0, threads):
+        total, place = ZERO, e % item0
+        for b in range(e // item0, batch, n0 // item0):  # all items of an x that they share
+            total += g[y + b * item + place % item] * v[x1 + b * step1 + place // item]
+        g[x0 + e] += total
+
+
+@kernel
+def contract3d_1d_d1_cuda(v, g, x0, x1, y, item, item1, n1, batch, step0, strip, part, parts):
+    width = width_of(item)
+    for first in lines_of(width, part, n1, parts):
+        e, total = own_line(first, width), ZERO
+        for b in range(e // item1, batch if e < n1 else 0, n1 // item1):  # all items of a y that they share
+            for i in range(turn_in(width), item, width):
+                total += v[x0 + b * step0 + e % item1 * item + i] * g[y + b * item + i]
+        total = joined(total, True, width, strip)
+        if e < n1 and turn_in(width) == 0:
+            g[x1 + e] += total
+
+
 def contract3d_1d_flops(z: Shape, x: Shape, y: Shape, *bias: Shape) -> tuple[int, ...]:
     product = 2 * z.size * y.item
     return product, product, product, *(z.size for _ in bias)
@@ -50,7 +83,9 @@ def contract3d_1d_flops(z: Shape, x: Shape, y: Shape, *bias: Shape) -> tuple[int
 
 CONTRACT3D_1D = define("contract3d_1d", shape=contract3d_1d_shape, params="xx", forward=contract3d_1d_forward,
     flops=contract3d_1d_flops,
-    backward=(contract3d_1d_d0, contract3d_1d_d1), group=(STACKED, STACKED), reference=lambda x, y: x @ y,
+    backward=(contract3d_1d_d0, contract3d_1d_d1), forward_cuda=contract3d_1d_forward_cuda,
+    backward_cuda=(contract3d_1d_d0_cuda, contract3d_1d_d1_cuda), group=(STACKED, STACKED),
+    reference=lambda x, y: x @ y,
     cases=(Case(((2, 3, 4), (4,))), Case(((1, 1, 1), (1,))), Case((((2, 3, 4), 2), (4,))),
            Case(((2, 3, 4), ((4,), 2)))))  # fmt: skip
 
@@ -82,8 +117,18 @@ def contract3d_1d_bias_d2(g, x2, y, item, batch, step2):
             db[i] += dy[i]
 
 
+@kernel
+def contract3d_1d_bias_forward_cuda(v, x0, x1, x2, y, item, item1, batch, step0, step1, step2, thread, threads):
+    for e in range(thread, item * batch, threads):
+        total, x, z = v[x2 + e // item * step2 + e % item], x0 + e // item * step0 + e % item, x1 + e // item * step1
+        for k in range(item1):
+            total += v[x + k * item] * v[z + k]
+        v[y + e] = total
+
+
 CONTRACT3D_1D_BIAS = define("contract3d_1d_bias", shape=contract3d_1d_shape, params="xxx",
     forward=contract3d_1d_bias_forward, backward=(contract3d_1d_d0, contract3d_1d_d1, contract3d_1d_bias_d2),
+    forward_cuda=contract3d_1d_bias_forward_cuda, backward_cuda=(contract3d_1d_d0_cuda, contract3d_1d_d1_cuda),
     group=(STACKED, STACKED, STACKED), flops=contract3d_1d_flops, reference=lambda x, y, b: x @ y + b,
     cases=(Case(((2, 3, 4), (4,), (2, 3))), Case(((1, 1, 1), (1,), (1, 1))), Case((((2, 3, 4), 2), (4,), (2, 3))),
            Case(((2, 3, 4), ((4,), 2), ((2, 3), 2)))))  # fmt: skip

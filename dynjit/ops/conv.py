@@ -10,7 +10,7 @@ import numpy as np
 
 from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
 from dynjit.errors import ShapeError
-from dynjit.jit import helper, kernel
+from dynjit.jit import helper, kernel, scalar
 from dynjit.op import Case, define, native
 from dynjit.scalars import ZERO
 from dynjit.shape import Result, Shape
@@ -324,33 +324,59 @@ def maxpooling2d_shape(x: Shape, size: tuple[int, ...], steps: tuple[int, ...], 
     return Result(Shape((*places[:2], *x.dims[2:]), x.batch), (*places, *size, *steps, *x.dims[:2]))
 
 
+@scalar
+def largest(v, x0, i, ints):  # type: ignore[no-untyped-def]
+    """The largest element of window i."""
+    down, right, rows, cols = ints[0], ints[1], ints[8], ints[9]
+    r, c = i % down * ints[6] - ints[2], i // down % right * ints[7] - ints[3]
+    at = x0 + i // (down * right) * rows * cols
+    first, behind = max(r, 0), min(r + ints[4], rows)
+    top = v[at + max(c, 0) * rows + first]
+    for k in range(max(c, 0), min(c + ints[5], cols)):
+        x = v[at + k * rows + first : at + k * rows + behind]
+        for j in range(behind - first):
+            top = max(top, x[j])
+    return top
+
+
+@scalar
+def give_to_largest(v, g, x0, y, i, ints):  # type: ignore[no-untyped-def]
+    """Adds the gradient of window i to that of its largest element, of equal ones the first."""
+    down, right, rows, cols = ints[0], ints[1], ints[8], ints[9]
+    r, c = i % down * ints[6] - ints[2], i // down % right * ints[7] - ints[3]
+    at = x0 + i // (down * right) * rows * cols
+    found = False
+    for k in range(max(c, 0), min(c + ints[5], cols)):
+        for j in range(max(r, 0), min(r + ints[4], rows)):
+            if not found and v[at + k * rows + j] == v[y + i]:
+                g[at + k * rows + j] += g[y + i]
+                found = True
+
+
 @kernel
 def maxpooling2d_forward(v, x0, y, n, ints):
-    down, right, rows, cols = ints[0], ints[1], ints[8], ints[9]
     for i in range(n):
-        r, c = i % down * ints[6] - ints[2], i // down % right * ints[7] - ints[3]
-        at = x0 + i // (down * right) * rows * cols
-        first, behind = max(r, 0), min(r + ints[4], rows)
-        top = v[at + max(c, 0) * rows + first]
-        for k in range(max(c, 0), min(c + ints[5], cols)):
-            x = v[at + k * rows + first : at + k * rows + behind]
-            for j in range(behind - first):
-                top = max(top, x[j])
-        v[y + i] = top
+        v[y + i] = largest(v, x0, i, ints)
 
 
 @kernel
 def maxpooling2d_d0(v, g, x0, y, n, ints):
-    down, right, rows, cols = ints[0], ints[1], ints[8], ints[9]
     for i in range(n):
-        r, c = i % down * ints[6] - ints[2], i // down % right * ints[7] - ints[3]
-        at = x0 + i // (down * right) * rows * cols
-        found = False
-        for k in range(max(c, 0), min(c + ints[5], cols)):
-            for j in range(max(r, 0), min(r + ints[4], rows)):
-                if not found and v[at + k * rows + j] == v[y + i]:  # of equal ones the first
-                    g[at + k * rows + j] += g[y + i]
-                    found = True
+        give_to_largest(v, g, x0, y, i, ints)
+
+
+@kernel
+def maxpooling2d_forward_cuda(v, x0, y, n, ints, thread, threads):
+    for i in range(thread, n, threads):
+        v[y + i] = largest(v, x0, i, ints)
+
+
+@kernel
+def maxpooling2d_d0_cuda(v, g, x0, y, n, ints, thread, threads):
+    count = ints[0] * ints[1]
+    for start in range(thread * count, n, threads * count):  # windows of one channel may share an element
+        for i in range(start, start + count):
+            give_to_largest(v, g, x0, y, i, ints)
 
 
 def maxpooling2d_reference(x: np.ndarray, size: tuple[int, ...], steps: tuple[int, ...], is_valid: int) -> Any:
@@ -358,7 +384,8 @@ def maxpooling2d_reference(x: np.ndarray, size: tuple[int, ...], steps: tuple[in
 
 
 MAXPOOLING2D = define("maxpooling2d", shape=maxpooling2d_shape, params="xIIi", forward=maxpooling2d_forward,
-    backward=(maxpooling2d_d0,), reference=maxpooling2d_reference,
+    backward=(maxpooling2d_d0,), forward_cuda=maxpooling2d_forward_cuda, backward_cuda=(maxpooling2d_d0_cuda,),
+    reference=maxpooling2d_reference,
     cases=(Case((((5, 6, 2), 2),), arguments=((2, 3), (1, 1), 1)), Case(((1, 1),), arguments=((1, 1), (1, 1), 1)),
            Case(((5, 6, 2),), arguments=((2, 3), (2, 2), 0)), Case(((7, 5),), arguments=((4, 2), (3, 1), 0)),
            Case(((7, 5),), arguments=((2, 2), (3, 3), 1))))  # fmt: skip

@@ -11,7 +11,9 @@ from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
 from dynjit.errors import ShapeError
 from dynjit.jit import helper, kernel
 from dynjit.op import STACKED, Case, define, native
+from dynjit.scalars import ZERO
 from dynjit.shape import Result, Shape
+from dynjit.tiles import multiply
 
 # ---- filter1d_narrow -------------------------------------------------------------------------------------------------
 
@@ -63,6 +65,35 @@ def filter1d_narrow_d1(v, g, x1, y, s, rows, item, item1, batch, batch1, step1, 
         gemm_nt(patches, g[y + b * item : y + b * item + rows * columns], df, i1, rows, columns, 1)
 
 
+@kernel
+def filter1d_narrow_forward_cuda(
+    v, x0, x1, y, rows, rows0, item, batch, step0, step1, i0, i1, left, right, part, parts
+):  # fmt: skip
+    for b in range(batch):  # a window is a column of a matrix whose columns overlap
+        f, x = x1 + b * step1, x0 + b * step0
+        multiply(v, f, i1, 1, v, x, 1, rows0, v, y + b * item, rows, i0, i1, False, left, right, part + b, parts)
+
+
+@kernel
+def filter1d_narrow_d0_cuda(v, g, x0, x1, y, rows, rows0, item, item0, n0, batch, step1, i0, i1, thread, threads):
+    for e in range(thread, n0, threads):
+        total, place = ZERO, e % item0
+        for b in range(e // item0, batch, n0 // item0):  # all items of an x that they share
+            for c in range(max(0, place // rows0 - i1 // rows0 + 1), min(i0, place // rows0 + 1)):
+                for r in range(rows):
+                    total += v[x1 + b * step1 + r * i1 + place - c * rows0] * g[y + b * item + c * rows + r]
+        g[x0 + e] += total
+
+
+@kernel
+def filter1d_narrow_d1_cuda(
+    v, g, x0, x1, y, rows, rows0, item, batch, step0, step1, i0, i1, left, right, part, parts
+):  # fmt: skip
+    for b in range(batch):  # the same block adds all items of a filter that they share
+        df, x, turn = x1 + b * step1, x0 + b * step0, part + b if step1 > 0 else part
+        multiply(v, x, 1, rows0, g, y + b * item, rows, 1, g, df, i1, rows, i0, True, left, right, turn, parts)
+
+
 def filter1d_narrow_reference(x: np.ndarray, f: np.ndarray) -> np.ndarray:
     width = f.shape[1]
     f = f.reshape((*f.shape[:2], -1))
@@ -75,7 +106,8 @@ def filter1d_narrow_flops(y: Shape, x: Shape, f: Shape) -> tuple[int, ...]:
 
 FILTER1D_NARROW = define("filter1d_narrow", shape=filter1d_narrow_shape, params="xx", forward=filter1d_narrow_forward,
     flops=filter1d_narrow_flops,
-    backward=(filter1d_narrow_d0, filter1d_narrow_d1), reference=filter1d_narrow_reference,
+    forward_cuda=filter1d_narrow_forward_cuda, backward=(filter1d_narrow_d0, filter1d_narrow_d1),
+    backward_cuda=(filter1d_narrow_d0_cuda, filter1d_narrow_d1_cuda), reference=filter1d_narrow_reference,
     cases=(Case(((3, 6), (3, 2, 4))), Case(((1, 1), (1, 1))), Case((((3, 6), 2), (3, 3, 2))),
            Case(((3, 6), ((3, 2), 2))), Case((((2, 4), 2), ((2, 3, 2), 2)))))  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
+from dynjit.lines import joined, lines_of, own_line, turn_in, width_of
 from dynjit.op import Case, Range, define, native
 from dynjit.scalars import HALF, ONE, TWO, ZERO
 from dynjit.shape import Shape
@@ -50,9 +51,35 @@ def pair_sum(name: str, function: Callable, slope0: Callable, slope1: Callable, 
 
         return d
 
+    def forward_cuda(v, x0, x1, y, item0, batch, step0, step1, strip, part, parts):  # type: ignore[no-untyped-def]
+        width = width_of(item0)
+        for first in lines_of(width, part, batch, parts):
+            b, total = own_line(first, width), ZERO
+            for i in range(turn_in(width), item0 if b < batch else 0, width):
+                total += function(v[x0 + b * step0 + i], v[x1 + b * step1 + i])
+            total = joined(total, True, width, strip)
+            if b < batch and turn_in(width) == 0:
+                v[y + b] = total
+
+    @scalar
+    def share(slope, v, g, x0, x1, y, e, item0, batch, n, step0, step1):  # type: ignore[no-untyped-def]
+        total = ZERO
+        for b in range(e // item0, batch, n // item0):  # all items of an operand that they share
+            total += g[y + b] * slope(v[x0 + b * step0 + e % item0], v[x1 + b * step1 + e % item0])
+        return total
+
+    def d0_cuda(v, g, x0, x1, y, item0, batch, n0, step0, step1, thread, threads):  # type: ignore[no-untyped-def]
+        for e in range(thread, n0, threads):
+            g[x0 + e] += share(slope0, v, g, x0, x1, y, e, item0, batch, n0, step0, step1)
+
+    def d1_cuda(v, g, x0, x1, y, item0, batch, n1, step0, step1, thread, threads):  # type: ignore[no-untyped-def]
+        for e in range(thread, n1, threads):
+            g[x1 + e] += share(slope1, v, g, x0, x1, y, e, item0, batch, n1, step0, step1)
+
     d0, d1 = gradient(slope0, True), gradient(slope1, False)
     forward.__name__, d0.__name__, d1.__name__ = f"{name}_forward", f"{name}_d0", f"{name}_d1"
-    operator = define(name, shape=rule, params="xx", forward=forward, backward=(d0, d1), reference=reference,
+    operator = define(name, shape=rule, params="xx", forward=forward, backward=(d0, d1), forward_cuda=forward_cuda,
+                      backward_cuda=(d0_cuda, d1_cuda), reference=reference,
                       cases=cases)  # fmt: skip
 
     def public(x, y):  # type: ignore[no-untyped-def]

@@ -401,3 +401,8 @@ def add_product(p: Any, w: Any, x: Any) -> Any:
     Raises ShapeError unless the shapes fit.
     """
     return ADD_PRODUCT(p, w, x)
+
+
+# what a library may multiply: the operand of the first matrix, behind which matrices and columns alternate; one in
+# front of it is added
+SUMS_OF_PRODUCTS = {PRODUCT: 0, AFFINE_TRANSFORM: 1, ADD_PRODUCT: 1}

@@ -10,6 +10,7 @@ import numpy as np
 
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
+from dynjit.lines import lines_of, own_line, shared_log_sum_exp, turn_in, width_of
 from dynjit.op import MARGIN, Case, Range, define, native
 from dynjit.scalars import ONE, ZERO, exp, log, log_sum_exp
 from dynjit.shape import Result, Shape, as_number
@@ -49,12 +50,35 @@ def pickneglogsoftmax_d0(v, g, x0, y, s, item0, batch, step0, ids):
         dx[ids[b]] -= dy
 
 
+@kernel
+def pickneglogsoftmax_forward_cuda(v, x0, y, s, item0, batch, step0, ids, strip, part, parts):
+    width = width_of(item0)
+    for first in lines_of(width, part, batch, parts):
+        b = own_line(first, width)
+        x = x0 + b * step0
+        z = shared_log_sum_exp(v, x, 1, item0 if b < batch else 0, width, strip)
+        if b < batch and turn_in(width) == 0:
+            v[s + b] = z
+            v[y + b] = z - v[x + ids[b]]
+
+
+@kernel
+def pickneglogsoftmax_d0_cuda(v, g, x0, y, s, item0, batch, n0, ids, thread, threads):
+    for e in range(thread, n0, threads):
+        total, x = ZERO, v[x0 + e]
+        for b in range(e // item0, batch, n0 // item0):  # one thread adds all items of an x that they share
+            share = exp(x - v[s + b]) * g[y + b]
+            total += share - g[y + b] if ids[b] == e % item0 else share
+        g[x0 + e] += total
+
+
 def pickneglogsoftmax_reference(x: np.ndarray, index: int) -> np.ndarray:
     return np.array([np.log(np.exp(x - x.max()).sum()) + x.max() - x[index]])
 
 
 PICKNEGLOGSOFTMAX = define("pickneglogsoftmax", shape=pickneglogsoftmax_shape, params="xd",
-    forward=pickneglogsoftmax_forward, backward=(pickneglogsoftmax_d0,), reference=pickneglogsoftmax_reference,
+    forward=pickneglogsoftmax_forward, backward=(pickneglogsoftmax_d0,), forward_cuda=pickneglogsoftmax_forward_cuda,
+    backward_cuda=(pickneglogsoftmax_d0_cuda,), reference=pickneglogsoftmax_reference,
     cases=(Case(((5,),), arguments=(2,)), Case(((1,),), arguments=(0,)), Case(((5,),), -80, 80, (1,)),
            Case((((4,), 3),), arguments=(1,))))  # fmt: skip
 
@@ -69,7 +93,8 @@ def pickneglogsoftmax(x: Any, v: int) -> Any:
 
 
 PICKNEGLOGSOFTMAX_BATCH = define("pickneglogsoftmax_batch", shape=pickneglogsoftmax_shape, params="xD",
-    forward=pickneglogsoftmax_forward, backward=(pickneglogsoftmax_d0,), reference=pickneglogsoftmax_reference,
+    forward=pickneglogsoftmax_forward, backward=(pickneglogsoftmax_d0,), forward_cuda=pickneglogsoftmax_forward_cuda,
+    backward_cuda=(pickneglogsoftmax_d0_cuda,), reference=pickneglogsoftmax_reference,
     cases=(Case((((5,), 2),), arguments=((2, 4),)), Case(((1,),), arguments=((0,),)),
            Case((((5,), 2),), -80, 80, ((1, 1),)), Case(((4,),), arguments=((1, 0, 3),))))  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import helper, kernel, scalar
+from dynjit.lines import joined, lines_of, own_line, turn_in, width_of
 from dynjit.op import Case, define, native
 from dynjit.scalars import ONE, TWO, ZERO
 from dynjit.shape import Result, Shape, without
@@ -59,6 +60,26 @@ def place(block, ints):  # type: ignore[no-untyped-def]
     return at
 
 
+@scalar
+def summand(e, t, span, ints):  # type: ignore[no-untyped-def]
+    """Where in an item of `span` elements the t-th one stands of those that add to element e of the result."""
+    stride, i = ints[1] + 0, 4
+    if ints[0] and stride == span:  # all of the item
+        return t
+    at = e % stride
+    if ints[0]:
+        at, t = t % stride, t // stride
+    while stride < span:
+        if ints[i + 1]:
+            at += e // ints[i + 1] % ints[i] * stride
+        else:
+            at += t % ints[i] * stride
+            t //= ints[i]
+        stride *= ints[i]
+        i += 2
+    return at
+
+
 def reduction(name: str, function: Callable, slope: Callable) -> dict[str, Any]:
     """The kernels of y = sum of function(x, order) over axes / divisor; slope(x, order) is the derivative."""
     function, slope = scalar(function), scalar(slope)
@@ -100,18 +121,17 @@ def reduction(name: str, function: Callable, slope: Callable) -> dict[str, Any]:
                     for i in range(run):
                         dx[i] += dy[i] / divisor * slope(x[i], order)
 
-    def forward_cuda(v, x0, y, n0, item, batch, ints, thread, threads):  # type: ignore[no-untyped-def]
-        run, order, span = ints[1], ints[3], n0 // batch
-        for e in range(thread, item * batch, threads):
-            total = ZERO
-            for w in range(span // run):
-                at, to = x0 + e // item * span + w * run, place(w, ints)
-                if ints[0] and to == e % item:
-                    for i in range(at, at + run):
-                        total += function(v[i], order)
-                elif not ints[0] and to <= e % item < to + run:
-                    total += function(v[at + e % item - to], order)
-            v[y + e] = total / type(total)(ints[2])
+    def forward_cuda(v, x0, y, n0, item, batch, ints, strip, part, parts):  # type: ignore[no-untyped-def]
+        order, span, lines = ints[3], n0 // batch, item * batch
+        count = span // item
+        width = width_of(count)
+        for first in lines_of(width, part, lines, parts):
+            e, total = own_line(first, width), ZERO
+            for t in range(turn_in(width), count if e < lines else 0, width):
+                total += function(v[x0 + e // item * span + summand(e % item, t, span, ints)], order)
+            total = joined(total, True, width, strip)
+            if e < lines and turn_in(width) == 0:
+                v[y + e] = total / type(total)(ints[2])
 
     def d0_cuda(v, g, x0, y, n0, item, batch, ints, thread, threads):  # type: ignore[no-untyped-def]
         run, order, span = ints[1], ints[3], n0 // batch
@@ -411,6 +431,39 @@ def std_d0(v, g, x0, y, s, n0, item, batch, ints):
                     dx[i] += dy[i] / (out[i] * divisor) * (x[i] - mean[i]) if out[i] > ZERO else ZERO
 
 
+@kernel
+def std_forward_cuda(v, x0, y, s, n0, item, batch, ints, strip, part, parts):
+    span, lines, divisor = n0 // batch, item * batch, type(v[y])(ints[2])
+    width = width_of(span // item)
+    for first in lines_of(width, part, lines, parts):
+        e, mean, total = own_line(first, width), ZERO, ZERO
+        x, count = x0 + e // item * span, span // item if e < lines else 0
+        for t in range(turn_in(width), count, width):
+            mean += v[x + summand(e % item, t, span, ints)]
+        mean = joined(mean, True, width, strip) / divisor
+        for t in range(turn_in(width), count, width):
+            d = v[x + summand(e % item, t, span, ints)] - mean
+            total += d * d
+        total = joined(total, True, width, strip)
+        if e < lines and turn_in(width) == 0:
+            v[s + e] = mean
+            v[y + e] = math.sqrt(total / divisor)
+
+
+@kernel
+def std_d0_cuda(v, g, x0, y, s, n0, item, batch, ints, thread, threads):
+    run, span = ints[1], n0 // batch
+    for e in range(thread, n0, threads):
+        to = e // span * item + place(e % span // run, ints) + (0 if ints[0] else e % run)
+        out = v[y + to]
+        if out > ZERO:  # of equal elements 0
+            g[x0 + e] += g[y + to] / (out * type(out)(ints[2])) * (v[x0 + e] - v[s + to])
+
+
+STD: dict[str, Any] = {"forward": std_forward, "backward": (std_d0,),
+                       "forward_cuda": std_forward_cuda, "backward_cuda": (std_d0_cuda,)}  # fmt: skip
+
+
 def std_elems_shape(x: Shape) -> Result:
     return deviated(reduced(x, range(len(x.dims)), False))
 
@@ -423,11 +476,11 @@ def std_dim_shape(x: Shape, axes: tuple[int, ...], over_batch: int, _: int) -> R
     return deviated(reduced(x, axes_of("std_dim", x, axes, over_batch), bool(over_batch)))
 
 
-STD_ELEMS = define("std_elems", shape=std_elems_shape, forward=std_forward, backward=(std_d0,), reference=np.std,
+STD_ELEMS = define("std_elems", shape=std_elems_shape, **STD, reference=np.std,
                    cases=tuple(replace(case, low=-80, high=80) for case in ELEMENTS))  # fmt: skip
-STD_BATCHES = define("std_batches", shape=std_batches_shape, forward=std_forward, backward=(std_d0,),
+STD_BATCHES = define("std_batches", shape=std_batches_shape, **STD,
                      reference=lambda x: x.std(-1), cases=BATCHES)  # fmt: skip
-STD_DIM = define("std_dim", shape=std_dim_shape, params="xIii", forward=std_forward, backward=(std_d0,),
+STD_DIM = define("std_dim", shape=std_dim_shape, params="xIii", **STD,
                  reference=lambda x, axes, b, n: x.std(numpy_axes(axes, b)), cases=SUM_DIM.cases)  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
+from dynjit.lines import exponentials, joined, lines_of, own_line, shared_log_sum_exp, turn_in, width_of
 from dynjit.op import Case, define, native
 from dynjit.scalars import HALF, INF, ONE, ZERO, exp, log_sum_exp, maximum
 from dynjit.shape import Result, Shape, as_integers
@@ -92,13 +93,37 @@ def softmax_d0(v, g, x0, y, s, n, i0, i1):
                 to[r] += p[r] * (dp[r] - means[r])
 
 
+@kernel
+def softmax_forward_cuda(v, x0, y, n, i0, i1, strip, part, parts):
+    width, lines = width_of(i1), n // i1
+    for first in lines_of(width, part, lines, parts):
+        b = own_line(first, width)
+        at, count = b // i0 * i0 * i1 + b % i0, i1 if b < lines else 0
+        top, total = exponentials(v, x0 + at, i0, count, width, strip)
+        for i in range(turn_in(width), count, width):
+            v[y + at + i * i0] = exp(v[x0 + at + i * i0] - top) / total
+
+
+@kernel
+def softmax_d0_cuda(v, g, x0, y, n, i0, i1, strip, part, parts):
+    width, lines = width_of(i1), n // i1
+    for first in lines_of(width, part, lines, parts):
+        b = own_line(first, width)
+        at, count, mean = b // i0 * i0 * i1 + b % i0, i1 if b < lines else 0, ZERO
+        for i in range(turn_in(width), count, width):
+            mean += v[y + at + i * i0] * g[y + at + i * i0]
+        mean = joined(mean, True, width, strip)
+        for i in range(turn_in(width), count, width):
+            g[x0 + at + i * i0] += v[y + at + i * i0] * (g[y + at + i * i0] - mean)
+
+
 def softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
     e = np.exp(x - x.max(axis, keepdims=True))
     return e / e.sum(axis, keepdims=True)
 
 
 SOFTMAX = define("softmax", shape=softmax_shape, params="xi", forward=softmax_forward, backward=(softmax_d0,),
-    reference=softmax_reference,
+    forward_cuda=softmax_forward_cuda, backward_cuda=(softmax_d0_cuda,), reference=softmax_reference,
     cases=(Case(((5,),), arguments=(0,)), Case(((1,),), arguments=(0,)), Case(((40,),), -80, 80, (0,)),
            Case((((3, 4), 2),), arguments=(0,)), Case((((3, 4), 2),), arguments=(1,)), Case(((4, 5),), -80, 80, (1,)),
            Case(((2, 3, 4),), arguments=(1,))))  # fmt: skip
@@ -140,7 +165,32 @@ def log_softmax_d0(v, g, x0, y, n, rows):
             dx[i] += dy[i] - exp(out[i]) * total
 
 
+@kernel
+def log_softmax_forward_cuda(v, x0, y, n, rows, strip, part, parts):
+    width, lines = width_of(rows), n // rows
+    for first in lines_of(width, part, lines, parts):
+        b = own_line(first, width)
+        at, count = b * rows, rows if b < lines else 0
+        z = shared_log_sum_exp(v, x0 + at, 1, count, width, strip)
+        for i in range(turn_in(width), count, width):
+            v[y + at + i] = v[x0 + at + i] - z
+
+
+@kernel
+def log_softmax_d0_cuda(v, g, x0, y, n, rows, strip, part, parts):
+    width, lines = width_of(rows), n // rows
+    for first in lines_of(width, part, lines, parts):
+        b = own_line(first, width)
+        at, count, total = b * rows, rows if b < lines else 0, ZERO
+        for i in range(turn_in(width), count, width):
+            total += g[y + at + i]
+        total = joined(total, True, width, strip)
+        for i in range(turn_in(width), count, width):
+            g[x0 + at + i] += g[y + at + i] - exp(v[y + at + i]) * total
+
+
 LOG_SOFTMAX = define("log_softmax", shape=log_softmax_shape, forward=log_softmax_forward, backward=(log_softmax_d0,),
+    forward_cuda=log_softmax_forward_cuda, backward_cuda=(log_softmax_d0_cuda,),
     reference=lambda x: np.log(softmax_reference(x, 0)),
     cases=(Case(((5,),)), Case(((1,),)), Case(((40,),), -80, 80), Case((((3, 4), 2),)),
            Case(((2, 3, 4),))))  # fmt: skip

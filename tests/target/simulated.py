@@ -20,7 +20,7 @@ from numba.np.numpy_support import as_dtype
 from numpy.typing import DTypeLike
 from ptx.device import POISON, Launched
 
-from dynjit import cudakernels, scalars, tiles
+from dynjit import cudakernels, lines, scalars, tiles
 
 cuda = cudakernels.compiler()
 
@@ -75,7 +75,8 @@ cudakernels.for_device = in_python
 cudakernels.compiled_ptx = simulated
 cudakernels.stored_ptx = lambda path, make: make()
 kernelapi.FakeCUDAShared = Shared
-tiles.cuda = InKernel()
+tiles.cuda = lines.cuda = InKernel()
+lines.maximum = np.maximum
 
 
 class Device:
