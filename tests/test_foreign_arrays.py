@@ -71,7 +71,9 @@ TAKERS: dict[str, Callable[[Any], Any]] = {
 )
 @pytest.mark.parametrize("name", TAKERS)
 def test_arrays_of_other_devices_are_named(name: str, array: Any, place: str) -> None:
-    with pytest.raises(TypeError, match=f"{name}: needs numbers in the host's memory, got {place}: copy it there first"):
+    with pytest.raises(
+        TypeError, match=f"{name}: needs numbers in the host's memory, got {place}: copy it there first"
+    ):
         TAKERS[name](array)
     assert p.as_array().tolist() == [3, 3]
     assert table.as_array().tolist() == [[3, 3]] * 3

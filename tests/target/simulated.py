@@ -122,7 +122,9 @@ class Device:
         overload = kernel.simulated.overloads[kernel.signature]
         return overload.max_cooperative_grid_blocks(tiles.THREADS) if self.cooperates else 0  # type: ignore[no-any-return]
 
-    def launch(self, kernel: Kernel, blocks: int, threads: int, arguments: Sequence[int], together: bool = False) -> None:
+    def launch(
+        self, kernel: Kernel, blocks: int, threads: int, arguments: Sequence[int], together: bool = False
+    ) -> None:
         numbers = iter(arguments)
         given = [self.argument(kind, numbers) for kind in kernel.signature]
         assert next(numbers, None) is None
