@@ -325,7 +325,14 @@ state = np.zeros(1, STATE)
 state[0]["signatures"], state[0]["pool"] = op.SIGNATURES.ctypes.data, op.POOL.ctypes.data
 add_symbol("dynjit_signature_state", state.ctypes.data)
 states = view_of(STATE)
-MULTIPLIER = np.int64(-7046029254386353131)
+MULTIPLIER, HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
+
+
+@helper
+def mixed(code, number):  # type: ignore[no-untyped-def]
+    """A hash that takes in one more number; unsigned, since compilers believe that signed products do not overflow."""
+    code = (np.uint64(code) ^ np.uint64(number)) * MULTIPLIER
+    return np.int64(code ^ (code >> HIGH))
 
 
 @helper
@@ -334,8 +341,7 @@ def hash_of(key, length):  # type: ignore[no-untyped-def]
     numbers = int64s(key)
     total = np.int64(length)
     for i in range(length):
-        total = (total ^ numbers[i]) * MULTIPLIER
-        total ^= (total >> 29) & 0x7FFFFFFFF
+        total = mixed(total, numbers[i])
     return total
 
 

@@ -34,15 +34,15 @@ GATHER, SCATTER = op.TABLE.size * op.SLOTS, op.TABLE.size * op.SLOTS + 1  # pair
 PAIRS = SCATTER + 1
 
 # a call's record; behind it lie its operands' offsets and mini-batches, their shapes, ints, floats and indices
-FIELDS = ("PAIR", "Y", "S", "J", "K", "BATCH", "ITEM", "ROWS", "COLS", "UNITS", "SCRATCH", "SEED", "ARGS", "SHAPES",
-          "INTS", "FLOATS", "IDS", "EACH")  # fmt: skip
+FIELDS = ("PAIR", "Y", "S", "J", "K", "BATCH", "ITEM", "ROWS", "COLS", "UNITS", "SCRATCH", "ARGS", "SHAPES", "INTS",
+          "FLOATS", "IDS", "EACH")  # fmt: skip
 RECORD = len(FIELDS)
 PER_SHAPE = 3  # item, rows, cols
 PLACE = {name: place for place, name in enumerate(FIELDS)}
 
 # of a kernel's parameters over call c and unit u; a unit has `size` mini-batch items
 PARAMETERS = {
-    "v": "v", "g": "g", "arg": "p", "a": "{ARGS}", "j": "{J}", "k": "{K}", "seed": "{SEED}",
+    "v": "v", "g": "g", "arg": "p", "a": "{ARGS}", "j": "{J}", "k": "{K}",
     "y": "{Y} + u * {ITEM}", "s": "{S} + u * {SCRATCH}",
     "item": "{ITEM}", "rows": "{ROWS}", "cols": "{COLS}", "batch": "size", "n": "{ITEM} * size",
     "x#": "p[{ARGS} + #] + u * step(p, c, #)", "step#": "step(p, c, #)", "batch#": "items(p, c, #, size)",

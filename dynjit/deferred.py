@@ -15,6 +15,7 @@ from dynjit.arena import (
     headers,
     int32s,
     int64s,
+    mixed,
     nodes_at,
     operators_at,
     shapes_at,
@@ -80,8 +81,8 @@ def weights_code(h, record):  # type: ignore[no-untyped-def]
     code = np_int(record.signature)
     for k in range(record.arity):
         if is_shared(shared, k, record.arity):
-            code = (code * 1000003) ^ args[first + k]
-    return code ^ ((code >> 20) & 0xFFFFFFFF)
+            code = mixed(code, args[first + k])
+    return code
 
 
 @helper

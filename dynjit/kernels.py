@@ -30,7 +30,7 @@ PARAMETERS = {  # parameter name (with # for the number of an operand or attribu
     "rows#": "shapes[pool[q.key + 2 + #]].rows", "cols#": "shapes[pool[q.key + 2 + #]].cols",
     "step#": "shapes[pool[q.key + 2 + #]].item if arguments[c.args + c.arity + #] == c.batch else 0",
     "i#": "pool[q.ints + #]", "ints": "pool[q.ints : q.ints + 1099511627776]", "f#": "number(doubles[c.floats + #])",
-    "ids": "data[c.ids : c.ids + 1099511627776]", "seed": "int64s(h.seed)[0]",
+    "ids": "data[c.ids : c.ids + 1099511627776]",
 }  # fmt: skip
 BODY = """
 def {name}(context, index):

@@ -10,7 +10,7 @@ Noise is never equal: each such node has a random stream of its own among its da
 
 from __future__ import annotations
 
-from dynjit.arena import headers, int32s, int64s, nodes_at, operators_at, signatures_at, works_at
+from dynjit.arena import headers, int32s, int64s, mixed, nodes_at, operators_at, signatures_at, works_at
 from dynjit.jit import external, helper
 
 LEAST = 256  # pending nodes; in smaller graphs little is equal
@@ -37,12 +37,12 @@ def data_size(h, node):  # type: ignore[no-untyped-def]
 def code_of(h, node):  # type: ignore[no-untyped-def]
     """Hash of all that a node's value depends on."""
     args, data = int32s(h.args), int64s(h.data)
-    code = node.signature * 1000003 + node.flags
+    code = mixed(node.signature, node.flags)
     for k in range(node.arity):
-        code = (code * 1000003) ^ args[node.args + k]
+        code = mixed(code, args[node.args + k])
     for i in range(data_size(h, node)):
-        code = (code * 1000003) ^ data[node.data + i]
-    return code ^ ((code >> 23) & 0xFFFFFFFF)
+        code = mixed(code, data[node.data + i])
+    return code
 
 
 @helper

@@ -20,6 +20,7 @@ from dynjit.arena import (
     int32s,
     int64s,
     keys_at,
+    mixed,
     nodes_at,
     operators_at,
     signatures_at,
@@ -113,12 +114,12 @@ def key_code(h, node):  # type: ignore[no-untyped-def]
     """Hash of a node's group key."""
     args = int32s(h.args)
     shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
-    code = np_int(node.signature) * 1000003 + node.flags
+    code = mixed(node.signature, node.flags)
     if shared:
         for k in range(node.arity):
             if is_shared(shared, k, node.arity):
-                code = (code * 1000003) ^ args[node.args + k]
-    return code ^ ((code >> 20) & 0xFFFFFFFF)
+                code = mixed(code, args[node.args + k])
+    return code
 
 
 @helper

@@ -186,32 +186,31 @@ def write_record(h, s, call, pair, slot, j, level):  # type: ignore[no-untyped-d
     p[c + 8] = q.cols
     p[c + 9] = units
     p[c + 10] = q.scratch // q.batch
-    p[c + 11] = int64s(h.seed)[0]
-    p[c + 12] = at
+    p[c + 11] = at
     for k in range(call.arity):
         p[at + k] = device_offset(h, s, arguments[call.args + k])
         p[at + call.arity + k] = arguments[call.args + call.arity + k]
     at += 2 * call.arity
-    p[c + 13] = at
+    p[c + 12] = at
     for k in range(call.arity):
         shape = shapes[pool[q.key + 2 + k]]
         p[at + 3 * k] = shape.item
         p[at + 3 * k + 1] = shape.rows
         p[at + 3 * k + 2] = shape.cols
     at += ck.PER_SHAPE * call.arity
-    p[c + 14] = at
+    p[c + 13] = at
     for i in range(q.count):
         p[at + i] = pool[q.ints + i]
     at += q.count
-    p[c + 15] = at
+    p[c + 14] = at
     for i in range(operator.floats):
         p[at + i] = 0
         float32s(s.program)[2 * (at + i)] = float64s(h.data)[call.floats + i]
     at += operator.floats
-    p[c + 16] = at
+    p[c + 15] = at
     if q.ids > 0:
         each = q.ids // q.batch
-        p[c + 17] = each
+        p[c + 16] = each
         for i in range(call.batch * each):
             p[at + i] = data[call.ids + i]
         at += call.batch * each
@@ -230,7 +229,7 @@ def write_pieces(s, pair, y, j, count, item):  # type: ignore[no-untyped-def]
     p[c + 4] = count
     p[c + 5] = 1
     p[c + 6] = item
-    p[c + 12] = c + ck.RECORD
+    p[c + 11] = c + ck.RECORD
     s.count = c + ck.RECORD + count
     int8s(s.used)[pair] = 1
     return c + ck.RECORD
