@@ -18,7 +18,7 @@ from ptx.parse import parse
 from ptx.translate import translate
 
 HERE = Path(__file__).parent
-FLAGS = ["-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
+FLAGS = ["-O0", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
 FLAGS += ["-mfma"] if platform.machine() == "x86_64" else []
 KERNELS_PER_FILE = 8
 SOURCES = ("parse.py", "operands.py", "arithmetic.py", "translate.py", "build.py", "runtime.h", "runtime.c")
@@ -60,9 +60,9 @@ def digest_of(ptx: str) -> str:
     return "kernel_" + hashlib.sha256(version() + ptx.encode()).hexdigest()[:20]
 
 
-def compiler(source: Path, target: Path) -> subprocess.Popen[bytes]:
+def compiler(source: Path, target: Path, *more: str) -> subprocess.Popen[bytes]:
     """gcc, started."""
-    command = ["gcc", *FLAGS, "-I", str(HERE), str(source), "-o", str(target), "-lm"]
+    command = ["gcc", *FLAGS, *more, "-I", str(HERE), str(source), "-o", str(target), "-lm"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -79,7 +79,7 @@ def runtime() -> ctypes.CDLL:
     path = folder() / f"runtime_{version().hex()[:20]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder()) as room:
-            finish(compiler(HERE / "runtime.c", Path(room) / "runtime.so"))
+            finish(compiler(HERE / "runtime.c", Path(room) / "runtime.so", "-O2"))
             os.replace(Path(room) / "runtime.so", path)
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
