@@ -92,27 +92,41 @@ def test_other_arrays_are_refused():
             run(*arguments)
 
 
-PORTABLE = """
+OTHER_TARGET = """
 import sys
 sys.path.insert(0, {folder!r})
+from dynjit import vectors
+if {patched}:
+    vectors.target = lambda: {target}
 import numpy, test_blas
-assert test_blas.vectors.target()[0] == {register_bytes}
+assert test_blas.vectors.target()[0] == {target}[0]
 for name in test_blas.PRODUCTS:
-    for m, n, k in ((1, 1, 1), (5, 1, 0), (7, 3, 9), (17, 7, 33), (34, 13, 5), (70, 20, 20), (33, 140, 150)):
+    for m, n, k in ((1, 1, 1), (5, 1, 0), (7, 3, 9), (17, 7, 33), (34, 13, 5), (70, 20, 20), (33, 140, 150), (130, 40, 600)):
         for real in {reals}:
             test_blas.check(name, m, n, k, getattr(numpy, real))
 """
 
 
-@pytest.mark.parametrize(("cpu", "register_bytes", "reals"), [("x86-64", 16, REALS), ("x86-64-v3", 32, REALS[:1])])
-def test_smaller_vectors(cpu, register_bytes, reals):
-    """The code for processors without AVX-512 and without AVX, which this one runs as well."""
-    if vectors.target()[0] < register_bytes:
-        pytest.skip("the processor has no registers of this size")
+def check_on(target, reals, patched, **environment):
     names = [real.__name__ for real in reals]
-    code = PORTABLE.format(folder=os.path.dirname(__file__), register_bytes=register_bytes, reals=names)
-    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    code = OTHER_TARGET.format(folder=os.path.dirname(__file__), target=target, reals=names, patched=patched)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize(
+    ("cpu", "target", "reals"), [("x86-64", (16, 16, False), REALS), ("x86-64-v3", (32, 16, True), REALS[:1])]
+)
+def test_smaller_vectors(cpu, target, reals):
+    """The code for processors without AVX-512 and without AVX, which this one runs as well."""
+    if vectors.target()[0] < target[0]:
+        pytest.skip("the processor has no registers of this size")
+    check_on(target, reals, False, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="")
+
+
+@pytest.mark.skipif(vectors.target()[0] == 64, reason="the other tests run the code for AVX-512 as it is")
+def test_larger_vectors(tmp_path):
+    """The code for AVX-512, whose registers the compiler makes of those that are there."""
+    check_on((64, 32, True), REALS[:1], True, DYNJIT_CACHE_DIR=str(tmp_path), DYNJIT_QUIET="1")
 
 
 def test_import_compiles_nothing():
