@@ -233,72 +233,75 @@ def columns(real):
     space_a, space_b = scratch(element, BLOCK // size), scratch(element, in_b * lanes * BLOCK_DEPTH)
     block_rows = BLOCK // size // BLOCK_DEPTH // lanes  # in vectors
 
-    def run(a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
+    @register_jitable(**OPTIONS)
+    def copy_block(block, a, a_row, a_column, m, depth, padded):
+        """Copies A (m, depth), in panels of rows as tiles take them, each of `padded` columns."""
         vectors = pieces(m, lanes)
-        in_tiles = pieces(n, wide)
+        panels = pieces(vectors, high)
+        for d in range(0, depth, STRIP):
+            some, i = min(STRIP, depth - d), 0
+            for p in range(panels):
+                down = portion(vectors - i, panels - p)
+                last = min(lanes, m - (i + down - 1) * lanes)
+                to = block + size * lanes * (i * padded + d * down)
+                source = a + size * (i * lanes * a_row + d * a_column)
+                if a_row == 1:
+                    copy(down, last < lanes, (to, source, a_column, some, last))
+                else:
+                    for e in range(0, some, lanes):
+                        for r in range(down):
+                            from_a, rows = source + size * (r * lanes * a_row + e), lanes if r < down - 1 else last
+                            turned = to + size * lanes * (e * down + r)
+                            turn(turned, down * lanes, from_a, a_row, rows, min(lanes, some - e))
+                i += down
+
+    @register_jitable(**OPTIONS)
+    def multiply_block(block, padded, a, lda, b, b_row, b_column, c, ldc, m, n, depth, beta):
+        """Rows of C.  A (m, depth) was copied to `block`, in panels of `padded` columns; padded is 0: it was not."""
+        strip_of_b = space_b()
+        vectors, in_tiles, j = pieces(m, lanes), pieces(n, wide), 0
+        for t in range(in_tiles):
+            across = portion(n - j, in_tiles - t)
+            from_b, step_b = b + size * j * b_column, b_row
+            if padded and b_column == 1:
+                down = pieces(across, lanes)
+                last = min(lanes, n - j - (down - 1) * lanes)
+                copy(down, last < lanes, (strip_of_b, from_b, b_row, depth, last))
+                from_b, step_b = strip_of_b, down * lanes
+            panels, i = pieces(vectors, high if padded else min(tall, high * wide // max(across, 1))), 0
+            for p in range(panels):
+                down = portion(vectors - i, panels - p)
+                last = min(lanes, m - (i + down - 1) * lanes)
+                panel, step_a = a + size * lanes * i, lda
+                if padded:
+                    panel, step_a = block + size * lanes * i * padded, down * lanes
+                to = c + size * (i * lanes + j * ldc)
+                numbers = (to, ldc, panel, step_a, from_b, step_b, b_column, depth, last, beta)
+                if last == lanes:
+                    tile(down, across, numbers)
+                else:
+                    edge(down, across, numbers)
+                i += down
+            j += across
+
+    def run(a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
         is_far = m * k * size > NEAR
         lies_badly = is_far or a_column * size % ALIASED == 0 or b_column == 1
         pays = n >= MANY_COLUMNS or (n >= SOME_COLUMNS and lies_badly)
         is_copied = a_row != 1 or (k > LEAST_DEPTH and pays)
-        chunk = block_rows if is_copied else max(high, NEAR // (size * lanes * STRIP))
+        rows = lanes * (block_rows if is_copied else max(high, NEAR // (size * lanes * STRIP)))
         at_a_time = BLOCK_DEPTH if is_copied else STRIP if is_far else max(k, 1)
-        block, strip_of_b = space_a(), space_b()
-        first = 0
+        block, first = space_a(), 0
         while True:
             depth = min(at_a_time, k - first)
-            padded = (depth + lanes - 1) // lanes * lanes  # what is turned comes in whole vectors
-            start = 0
-            while start < vectors:
-                stop = min(vectors, start + chunk)
-                from_a = a + size * (start * lanes * a_row + first * a_column)
+            padded = (depth + lanes - 1) // lanes * lanes if is_copied else 0  # what is turned comes in whole vectors
+            from_b = b + size * first * b_row
+            for start in range(0, m, rows):
+                some = min(rows, m - start)
+                from_a, to = a + size * (start * a_row + first * a_column), c + size * start
                 if is_copied:
-                    panels = pieces(stop - start, high)
-                    for d in range(0, depth, STRIP):
-                        some = min(STRIP, depth - d)
-                        i = start
-                        for p in range(panels):
-                            down = portion(stop - i, panels - p)
-                            last = min(lanes, m - (i + down - 1) * lanes)
-                            to = block + size * lanes * ((i - start) * padded + d * down)
-                            source = from_a + size * ((i - start) * lanes * a_row + d * a_column)
-                            if a_row == 1:
-                                copy(down, last < lanes, (to, source, a_column, some, last))
-                            else:
-                                for e in range(0, some, lanes):
-                                    for r in range(down):
-                                        turn(
-                                            to + size * lanes * (e * down + r), down * lanes,
-                                            source + size * (r * lanes * a_row + e), a_row,
-                                            lanes if r < down - 1 else last, min(lanes, some - e),
-                                        )  # fmt: skip
-                            i += down
-                j = 0
-                for t in range(in_tiles):
-                    across = portion(n - j, in_tiles - t)
-                    from_b, step_b = b + size * (j * b_column + first * b_row), b_row
-                    if is_copied and b_column == 1:
-                        down = pieces(across, lanes)
-                        last = min(lanes, n - j - (down - 1) * lanes)
-                        copy(down, last < lanes, (strip_of_b, from_b, b_row, depth, last))
-                        from_b, step_b = strip_of_b, down * lanes
-                    panels = pieces(stop - start, high if is_copied else min(tall, high * wide // across))
-                    i = start
-                    for p in range(panels):
-                        down = portion(stop - i, panels - p)
-                        last = min(lanes, m - (i + down - 1) * lanes)
-                        to = c + size * (i * lanes + j * ldc)
-                        if is_copied:
-                            panel, step_a = block + size * lanes * (i - start) * padded, down * lanes
-                        else:
-                            panel, step_a = from_a + size * lanes * (i - start), a_column
-                        numbers = (to, ldc, panel, step_a, from_b, step_b, b_column, depth, last, beta)
-                        if last == lanes:
-                            tile(down, across, numbers)
-                        else:
-                            edge(down, across, numbers)
-                        i += down
-                    j += across
-                start = stop
+                    copy_block(block, from_a, a_row, a_column, some, depth, padded)
+                multiply_block(block, padded, from_a, a_column, from_b, b_row, b_column, to, ldc, some, n, depth, beta)
             first += depth
             beta = 1
             if first >= k:
