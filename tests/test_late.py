@@ -98,7 +98,7 @@ READS: dict[str, Callable[[Model], object]] = {
     "npvalue": lambda m: m.tables[0].npvalue(),
     "row": lambda m: m.tables[0].row_as_array(3),
     "expression": lambda m: m.tables[0][3].npvalue(),
-    "copy": lambda m: [stored.values() for stored in copy.deepcopy(m.model).stored],
+    "copy": lambda m: [stored.values().copy() for stored in copy.deepcopy(m.model).stored],
     "norm": lambda m: m.model.parameters_list()[0].values(),
 }
 
@@ -156,6 +156,7 @@ def test_long_histories_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_trainer_that_is_gone_has_done_its_work() -> None:
     first, second = after_steps()
+    gc.collect()  # trainers of other tests
     count = len(space.late)
     del first.trainer
     gc.collect()
