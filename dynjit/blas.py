@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 
 from dynjit.routines import OPTIONS, Routine, scratch, slot_of, write_block, write_call
-from dynjit.vectors import I64, Vectors, by_shape, element_of, loop, opaque, target
+from dynjit.vectors import I64, LINE, Vectors, by_shape, element_of, loop, opaque, target
 
 # A lies badly if it has more bytes than this, a part of the level 2 cache, or if its columns are a multiple of so many
 # bytes apart, and so meet in few places of the level 1 cache
@@ -26,6 +26,9 @@ NEAR, ALIASED = 256 * 1024, 2048
 BLOCK, BLOCK_DEPTH, LEAST_DEPTH, MANY_COLUMNS, SOME_COLUMNS = 128 * 1024, 256, 64, 256, 24
 # columns of a large A that are read at a time, from all its rows: so the processor reads ahead
 STRIP = 32
+# what is asked for of A before it is needed: so many columns ahead, or so many panels of rows where it is copied; the
+# next panel where it is turned; the next columns where dot products are made of it
+COLUMNS_AHEAD, PANELS_AHEAD = 8, 3
 # rows that a dot product adds up at a time: ten columns of them fit in the level 1 cache
 DEPTH = 512
 # A' B for many columns is made of A turned.  In tenths of a multiplication of vectors, turning a vector of A costs
@@ -47,6 +50,27 @@ def write_tile(builder, beta, tile):
             before = [vectors.load(address) for vectors, address, _ in tile]
             for (vectors, address, total), x in zip(tile, before, strict=True):
                 vectors.store(builder.fadd(total, x), address)
+
+
+def write_multiply(totals, rows, columns, row, column, multiply_add):
+    """The totals of a tile after one more step: `row(i)` times `column(j)` is added to totals[j * rows + i].
+
+    All vectors of the shorter side stay in registers, those of the other are read one after the other.
+    """
+    after = list(totals)
+    if rows > columns:
+        all_columns = [column(j) for j in range(columns)]
+        for i in range(rows):
+            x = row(i)
+            for j in range(columns):
+                after[j * rows + i] = multiply_add(x, all_columns[j], totals[j * rows + i])
+    else:
+        all_rows = [row(i) for i in range(rows)]
+        for j in range(columns):
+            w = column(j)
+            for i in range(rows):
+                after[j * rows + i] = multiply_add(all_rows[i], w, totals[j * rows + i])
+    return after
 
 
 def unrolled(chains):
@@ -155,7 +179,7 @@ def column_vectors(builder, element, lanes, rows, is_ragged, last):
 def column_tile(element, lanes, is_ragged):
     """Writes the code for a tile of C, of rows * lanes x columns; if ragged, the last vector has `last` rows."""
 
-    def write(builder, rows, columns, c, ldc, a, lda, b, b_row, b_column, depth, last, beta):
+    def write(builder, rows, columns, c, ldc, a, lda, ahead, b, b_row, b_column, depth, last, beta):
         def at(base, offset):
             return builder.gep(base, [offset])
 
@@ -170,10 +194,15 @@ def column_tile(element, lanes, is_ragged):
         b = [b[0]] + [opaque(builder, address) for address in b[1:]]
 
         def step(a, row, totals):
-            x = [part.load(at(a, start)) for part, start in zip(parts, starts, strict=True)]
-            w = [full.splat(builder.load(at(column, row))) for column in b]
-            products = [full.multiply_add(x[t % rows], w[t // rows], total) for t, total in enumerate(totals)]
-            return [at(a, lda), builder.add(row, b_row), *products]
+            for line in range(0, rows * full.nbytes, LINE):
+                full.prefetch(at(a, builder.add(ahead, I64(line // full.element_bytes))))
+            after = write_multiply(
+                totals, rows, columns,
+                lambda i: parts[i].load(at(a, starts[i])),
+                lambda j: full.splat(builder.load(at(b[j], row))),
+                full.multiply_add,
+            )  # fmt: skip
+            return [at(a, lda), builder.add(row, b_row), *after]
 
         def body(i, state):
             a, row, *totals = state
@@ -198,13 +227,15 @@ def column_tile(element, lanes, is_ragged):
 def column_copy(element, lanes):
     """Writes the code that copies `depth` columns of rows * lanes numbers, to end up side by side."""
 
-    def write(builder, rows, is_ragged, to, a, lda, depth, last):
+    def write(builder, rows, is_ragged, to, a, lda, ahead, depth, last):
         parts = column_vectors(builder, element, lanes, rows, is_ragged, last)
         starts = column_starts(builder, rows, lanes, is_ragged, last)
         full = Vectors(builder, element, lanes)
 
         def body(i, state):
             to, a = state
+            for line in range(0, rows * full.nbytes, LINE):
+                full.prefetch(builder.gep(a, [builder.add(ahead, I64(line // full.element_bytes))]))
             x = [part.load(builder.gep(a, [start])) for part, start in zip(parts, starts, strict=True)]
             for vector, start in zip(x, starts, strict=True):
                 full.store(vector, builder.gep(to, [start]))
@@ -226,10 +257,10 @@ def columns(real):
     # with a vector of each row and one of B, they fill the registers; tiles of few columns may be as tall
     high, wide, tall = 4 if registers == 32 else 2, 6, 8
     shapes = [(i, j) for j in range(1, wide + 1) for i in range(1, min(tall, high * wide // j) + 1)]
-    tile, edge = (by_shape(name, shapes, 10, column_tile(element, lanes, name == "edge")) for name in ("tile", "edge"))
+    tile, edge = (by_shape(name, shapes, 11, column_tile(element, lanes, name == "edge")) for name in ("tile", "edge"))
     in_b = (wide + lanes - 1) // lanes  # vectors of B' that a tile needs
     copies = [(i, is_ragged) for i in range(1, max(high, in_b) + 1) for is_ragged in (0, 1)]
-    copy, turn = by_shape("copy", copies, 5, column_copy(element, lanes)), turning(element, lanes)
+    copy, turn = by_shape("copy", copies, 6, column_copy(element, lanes)), turning(element, lanes)
     space_a, space_b = scratch(element, BLOCK // size), scratch(element, in_b * lanes * BLOCK_DEPTH)
     block_rows = BLOCK // size // BLOCK_DEPTH // lanes  # in vectors
 
@@ -246,17 +277,17 @@ def columns(real):
                 to = block + size * lanes * (i * padded + d * down)
                 source = a + size * (i * lanes * a_row + d * a_column)
                 if a_row == 1:
-                    copy(down, last < lanes, (to, source, a_column, some, last))
+                    copy(down, last < lanes, (to, source, a_column, PANELS_AHEAD * high * lanes, some, last))
                 else:
                     for e in range(0, some, lanes):
                         for r in range(down):
                             from_a, rows = source + size * (r * lanes * a_row + e), lanes if r < down - 1 else last
                             turned = to + size * lanes * (e * down + r)
-                            turn(turned, down * lanes, from_a, a_row, rows, min(lanes, some - e))
+                            turn(turned, down * lanes, from_a, a_row, high * lanes * a_row, rows, min(lanes, some - e))
                 i += down
 
     @register_jitable(**OPTIONS)
-    def multiply_block(block, padded, a, lda, b, b_row, b_column, c, ldc, m, n, depth, beta):
+    def multiply_block(block, padded, a, lda, ahead, b, b_row, b_column, c, ldc, m, n, depth, beta):
         """Rows of C.  A (m, depth) was copied to `block`, in panels of `padded` columns; padded is 0: it was not."""
         strip_of_b = space_b()
         vectors, in_tiles, j = pieces(m, lanes), pieces(n, wide), 0
@@ -266,7 +297,7 @@ def columns(real):
             if padded and b_column == 1:
                 down = pieces(across, lanes)
                 last = min(lanes, n - j - (down - 1) * lanes)
-                copy(down, last < lanes, (strip_of_b, from_b, b_row, depth, last))
+                copy(down, last < lanes, (strip_of_b, from_b, b_row, 0, depth, last))
                 from_b, step_b = strip_of_b, down * lanes
             panels, i = pieces(vectors, high if padded else min(tall, high * wide // max(across, 1))), 0
             for p in range(panels):
@@ -276,7 +307,7 @@ def columns(real):
                 if padded:
                     panel, step_a = block + size * lanes * i * padded, down * lanes
                 to = c + size * (i * lanes + j * ldc)
-                numbers = (to, ldc, panel, step_a, from_b, step_b, b_column, depth, last, beta)
+                numbers = (to, ldc, panel, step_a, ahead, from_b, step_b, b_column, depth, last, beta)
                 if last == lanes:
                     tile(down, across, numbers)
                 else:
@@ -285,12 +316,14 @@ def columns(real):
             j += across
 
     def run(a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
-        is_far = m * k * size > NEAR
-        lies_badly = is_far or a_column * size % ALIASED == 0 or b_column == 1
+        is_far, is_aliased = m * k * size > NEAR, a_column * size % ALIASED == 0
+        lies_badly = is_far or is_aliased or b_column == 1
         pays = n >= MANY_COLUMNS or (n >= SOME_COLUMNS and lies_badly)
         is_copied = a_row != 1 or (k > LEAST_DEPTH and pays)
         rows = lanes * (block_rows if is_copied else max(high, NEAR // (size * lanes * STRIP)))
         at_a_time = BLOCK_DEPTH if is_copied else STRIP if is_far else max(k, 1)
+        # columns that meet in few places of the cache would evict each other
+        ahead = 0 if is_copied or is_aliased else COLUMNS_AHEAD * a_column
         block, first = space_a(), 0
         while True:
             depth = min(at_a_time, k - first)
@@ -301,7 +334,9 @@ def columns(real):
                 from_a, to = a + size * (start * a_row + first * a_column), c + size * start
                 if is_copied:
                     copy_block(block, from_a, a_row, a_column, some, depth, padded)
-                multiply_block(block, padded, from_a, a_column, from_b, b_row, b_column, to, ldc, some, n, depth, beta)
+                multiply_block(
+                    block, padded, from_a, a_column, ahead, from_b, b_row, b_column, to, ldc, some, n, depth, beta
+                )
             first += depth
             beta = 1
             if first >= k:
@@ -316,7 +351,7 @@ def columns(real):
 def dot_tile(element, lanes):
     """Writes the code for a tile of C, rows (1, 2 or 4) x columns; lda, ldb, ldc are the distances of columns."""
 
-    def write(builder, rows, columns, c, ldc, a, lda, b, ldb, depth, beta):
+    def write(builder, rows, columns, c, ldc, a, lda, ahead, b, ldb, depth, beta):
         def at(base, offset):
             return builder.gep(base, [offset])
 
@@ -325,20 +360,30 @@ def dot_tile(element, lanes):
         a = [at(a, builder.mul(lda, I64(i))) for i in range(rows)]
         b = [at(b, builder.mul(ldb, I64(j))) for j in range(columns)]
         chains = rows * columns
-        steps = unrolled(chains)
+        apart = unrolled(chains)
+        steps = max(apart, LINE // full.nbytes)  # a line of each row or more, so that it is asked for once
 
         def step(offset, totals, vectors=full):
-            x = [vectors.load(at(address, offset)) for address in a]
-            w = [vectors.load(at(address, offset)) for address in b]
-            return [full.multiply_add(x[t % rows], w[t // rows], total) for t, total in enumerate(totals)]
+            return write_multiply(
+                totals, rows, columns,
+                lambda i: vectors.load(at(a[i], offset)),
+                lambda j: vectors.load(at(b[j], offset)),
+                full.multiply_add,
+            )  # fmt: skip
 
         def body(i, totals):
             first = builder.mul(i, I64(steps * lanes))
-            parts = [totals[s * chains : (s + 1) * chains] for s in range(steps)]
-            return [x for s, part in enumerate(parts) for x in step(builder.add(first, I64(s * lanes)), part)]
+            for address in a:
+                for line in range(0, steps * full.nbytes, LINE):
+                    ask = builder.add(first, builder.add(ahead, I64(line // full.element_bytes)))
+                    full.prefetch(at(address, ask))
+            parts = [totals[s * chains : (s + 1) * chains] for s in range(apart)]
+            for s in range(steps):
+                parts[s % apart] = step(builder.add(first, I64(s * lanes)), parts[s % apart])
+            return [x for part in parts for x in part]
 
         whole = builder.sdiv(depth, I64(steps * lanes))
-        totals = loop(builder, whole, [full.zero] * (chains * steps), body)
+        totals = loop(builder, whole, [full.zero] * (chains * apart), body)
         done = builder.mul(whole, I64(steps * lanes))
         rest = builder.sub(depth, done)
 
@@ -375,12 +420,13 @@ def dots(real):
     register_bytes, registers, _ = target()
     element, size = element_of(real)
     lanes = register_bytes // size
-    high, wide = min(4, lanes), 6 if registers == 32 else 2
+    high, wide = min(4, lanes), 6 if registers == 32 else 3
     shapes = [(i, j) for i in (1, high) for j in range(1, wide + 1)]
-    tile = by_shape("tile", shapes, 8, dot_tile(element, lanes))
+    tile = by_shape("tile", shapes, 9, dot_tile(element, lanes))
 
     def run(a, b, c, m, n, k, beta):
         in_tiles = pieces(n, wide)
+        ahead = 0 if k * size >= ALIASED else high * k
         for first in range(0, max(k, 1), DEPTH):
             depth = min(DEPTH, k - first)
             add = beta if first == 0 else 1
@@ -394,7 +440,7 @@ def dots(real):
                     for t in range(done, stop):
                         across = portion(n - j, in_tiles - t)
                         part_a, part_b = a + size * (i * k + first), b + size * (j * k + first)
-                        tile(down, across, (c + size * (i + j * m), m, part_a, k, part_b, k, depth, add))
+                        tile(down, across, (c + size * (i + j * m), m, part_a, k, ahead, part_b, k, depth, add))
                         j += across
                     i += down
                 start = j
@@ -413,10 +459,10 @@ def turning(element, lanes):
     """
 
     @intrinsic
-    def turn(typingctx, to, panel, a, lda, rows, count):
+    def turn(typingctx, to, panel, a, lda, ahead, rows, count):
         def codegen(context, builder, signature, args):
             to, a = (builder.inttoptr(x, element.as_pointer()) for x in (args[0], args[2]))
-            panel, lda, rows, count = args[1], args[3], args[4], args[5]
+            panel, lda, ahead, rows, count = args[1], *args[3:]
             full = Vectors(builder, element, lanes)
 
             def write(source):
@@ -424,7 +470,9 @@ def turning(element, lanes):
                 lines = []
                 for i in range(lanes):
                     line = builder.select(builder.icmp_signed("<", I64(i), rows), I64(i), last)
-                    lines.append(source.load(builder.gep(a, [builder.mul(lda, line)])))
+                    start = builder.gep(a, [builder.mul(lda, line)])
+                    full.prefetch(builder.gep(start, [ahead]))
+                    lines.append(source.load(start))
                 width = 1
                 while width < lanes:  # after each round, blocks of twice the width are turned
                     for i in range(lanes):
@@ -441,7 +489,7 @@ def turning(element, lanes):
                     write(Vectors(builder, element, lanes, count))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), codegen
+        return types.void(*[types.int64] * 7), codegen
 
     return turn
 

@@ -8,7 +8,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+LINE = 64  # bytes of a cache line
 
 
 @functools.cache
@@ -35,7 +36,8 @@ class Vectors:
         self.kind = ir.VectorType(element, lanes)
         self.zero = ir.Constant(self.kind, [0.0] * lanes)
         is_single = isinstance(element, ir.FloatType)
-        self.suffix, self.nbytes = f"v{lanes}{'f32' if is_single else 'f64'}", 4 if is_single else 8
+        self.suffix, self.element_bytes = f"v{lanes}{'f32' if is_single else 'f64'}", 4 if is_single else 8
+        self.nbytes = lanes * self.element_bytes
         if count is not None:
             self.mask = builder.icmp_signed("<", self.constant(I64, range(lanes)), self.splat(count))
 
@@ -57,12 +59,17 @@ class Vectors:
     def multiply_add(self, x, y, z):
         return self.intrinsic(f"llvm.fmuladd.{self.suffix}", self.kind, [x, y, z])
 
+    def prefetch(self, address):
+        """Asks for the cache line at an address, which is needed soon and may lie outside of what can be read."""
+        line = self.builder.bitcast(address, I8.as_pointer())
+        self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [line, I32(0), I32(3), I32(1)])
+
     def load(self, address):
         vector = self.builder.bitcast(address, self.kind.as_pointer())
         if self.count is None:
-            return self.builder.load(vector, align=self.nbytes)
+            return self.builder.load(vector, align=self.element_bytes)
         if target()[2]:
-            arguments = [vector, I32(self.nbytes), self.mask, self.zero]
+            arguments = [vector, I32(self.element_bytes), self.mask, self.zero]
             return self.intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.kind, arguments)
         value, last = self.zero, self.builder.sub(self.count, I64(1))
         for i in range(self.lanes):
@@ -73,9 +80,9 @@ class Vectors:
     def store(self, value, address):
         vector = self.builder.bitcast(address, self.kind.as_pointer())
         if self.count is None:
-            self.builder.store(value, vector, align=self.nbytes)
+            self.builder.store(value, vector, align=self.element_bytes)
         else:
-            arguments = [value, vector, I32(self.nbytes), self.mask]
+            arguments = [value, vector, I32(self.element_bytes), self.mask]
             self.intrinsic(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), arguments)
 
     def interleave(self, x, y, width):
