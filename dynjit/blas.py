@@ -28,7 +28,7 @@ BLOCK, BLOCK_DEPTH, LEAST_DEPTH, MANY_COLUMNS, SOME_COLUMNS = 128 * 1024, 256, 6
 STRIP = 32
 # what is asked for of A before it is needed: so many columns ahead, or so many panels of rows where it is copied; the
 # next panel where it is turned; the next columns where dot products are made of it
-COLUMNS_AHEAD, PANELS_AHEAD = 8, 3
+COLUMNS_AHEAD, PANELS_AHEAD, PAGE = 8, 3, 4096
 # rows that a dot product adds up at a time: ten columns of them fit in the level 1 cache
 DEPTH = 512
 # A' B for many columns is made of A turned.  In tenths of a multiplication of vectors, turning a vector of A costs
@@ -320,10 +320,11 @@ def columns(real):
         lies_badly = is_far or is_aliased or b_column == 1
         pays = n >= MANY_COLUMNS or (n >= SOME_COLUMNS and lies_badly)
         is_copied = a_row != 1 or (k > LEAST_DEPTH and pays)
-        rows = lanes * (block_rows if is_copied else max(high, NEAR // (size * lanes * STRIP)))
-        at_a_time = BLOCK_DEPTH if is_copied else STRIP if is_far else max(k, 1)
-        # columns that meet in few places of the cache would evict each other
-        ahead = 0 if is_copied or is_aliased else COLUMNS_AHEAD * a_column
+        at_a_time = BLOCK_DEPTH if is_copied else STRIP if is_far and k > LEAST_DEPTH else max(k, 1)
+        rows = lanes * (block_rows if is_copied else max(high, NEAR // (size * lanes * max(at_a_time, STRIP))))
+        # asking for columns pays if they are short and many, and do not evict each other
+        asks = not is_copied and not is_aliased and k > LEAST_DEPTH and a_column * size <= PAGE
+        ahead = COLUMNS_AHEAD * a_column if asks else 0
         block, first = space_a(), 0
         while True:
             depth = min(at_a_time, k - first)
