@@ -33,8 +33,9 @@ COLUMNS_AHEAD, PANELS_AHEAD, PAGE = 8, 3, 4096
 DEPTH = 512
 # A' B for many columns is made of A turned.  In tenths of a multiplication of vectors, turning a vector of A costs
 TURNING = 76
-# a product of so many multiplications (a few microseconds) is divided among threads, into so many columns or rows each
-LARGE, COLUMNS, ROWS = 400_000, 6, 16
+# a product of so many multiplications (45 microseconds) is divided among threads, into so many columns or rows each;
+# the result of a smaller one had better stay in the cache of the core that needs it next
+LARGE, COLUMNS, ROWS = 2_000_000, 6, 16
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
@@ -463,7 +464,7 @@ def turning(element, lanes):
     def turn(typingctx, to, panel, a, lda, ahead, rows, count):
         def codegen(context, builder, signature, args):
             to, a = (builder.inttoptr(x, element.as_pointer()) for x in (args[0], args[2]))
-            panel, lda, ahead, rows, count = args[1], *args[3:]
+            panel, lda, ahead, rows, count = args[1], args[3], args[4], args[5], args[6]
             full = Vectors(builder, element, lanes)
 
             def write(source):

@@ -22,7 +22,7 @@ SPAN = np.dtype([(name, "i8") for name in ("start", "item", "part", "rows", "mar
 # what a pass goes over, and addresses: of the arrays that it reads and writes, of the rule's numbers, of its sums
 PASS = np.dtype([(name, "i8") for name in ("spans", "count", "sparse", "parts", "arrays", "numbers", "sums")])
 spans_at, passes_at = view_of(SPAN), view_of(PASS)
-SHARED = 1 << 17  # elements from which on threads share a pass; fewer had better stay in one core's cache
+SHARED = 1 << 18  # elements from which on threads share a pass; fewer had better stay in one core's cache
 KERNEL = "void(int64, int64)"
 NUMBERS = 8  # that a kernel takes at most
 
@@ -123,7 +123,8 @@ class Pass:
 
     def __init__(self, spans: np.ndarray) -> None:
         self.spans = spans
-        self.is_large = int((spans["item"] * spans["rows"]).sum()) >= SHARED
+        sizes, is_table = spans["item"] * spans["rows"], spans["marks"] >= 0
+        self.sizes = int(sizes.sum()), int(sizes[~is_table].sum())  # of all, and without lookup tables
         # arrays of ctypes: cheaper to fill than NumPy's
         self.job, self.arrays = (ctypes.c_int64 * len(PASS.names or ()))(), (ctypes.c_int64 * 5)()
         self.numbers, self.sums = (ctypes.c_float * NUMBERS)(), (ctypes.c_double * threads.MOST)()
@@ -137,10 +138,11 @@ class Pass:
 
         arrays: addresses of the buffers that it reads and writes;  numbers: what it takes beside.
         """
-        parts = threads.threads() if self.is_large else 1
+        size = self.sizes[sparse]  # few rows of a table are looked up
+        parts = threads.threads() if size >= SHARED else 1
         self.job[2], self.job[3] = sparse, parts
         self.arrays[: len(arrays)], self.numbers[: len(numbers)] = list(arrays), list(numbers)
-        threads.run.call(kernel.address, ctypes.addressof(self.job), parts)
+        threads.run.call(kernel.address, ctypes.addressof(self.job), parts, size)  # a nanosecond each
         return self.sums[:parts]
 
 

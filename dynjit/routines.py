@@ -16,13 +16,14 @@ from dynjit.threads import MOST, share, thread_count
 from dynjit.vectors import I64
 
 OPTIONS = {"error_model": "numpy"}
+PER_NANOSECOND = 40  # multiplications
 
 
 class Routine:
-    """A compiled function, which other compiled code calls through a slot of memory known by name.
+    """A product as a compiled function, which other compiled code calls through a slot of memory known by name.
 
     Its arguments are the address of `count` int64 numbers, since more than six would not fit in registers, and -1; or
-    the address of many such blocks, and which one it is to take.
+    the address of many such blocks, and which one it is to take.  The last numbers are m, n, k and beta.
     The slot first holds a Python function, which compiles the routine (or loads it from the cache) into the slot.
     """
 
@@ -52,7 +53,8 @@ class Routine:
             if parts == 1:
                 run(*numbers)
             else:
-                share(own_address(), blocks, 0, parts)
+                m, n, k = numbers[-4:-1]
+                share(own_address(), blocks, 0, parts, m * n * k // PER_NANOSECOND)
 
         routine.__module__, routine.__qualname__ = self.make.__module__, self.name  # keys of the cache
         return entry("void(int64, int64)")(routine)

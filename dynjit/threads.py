@@ -1,10 +1,11 @@
 """Threads that share the parts of a large piece of work.
 
-`share(function, context, first, parts)` runs the compiled function(context, first + part) for each part: the calling
-thread takes parts one after the other, and so do the workers that are awake.  A worker that the system does not run
-takes none, so that nothing waits for it.  Workers look for work for a fraction of a millisecond, then sleep in `read`
-of a pipe; who shares out work next wakes them.  One piece of work is shared at a time: other callers, and parts that
-share something themselves, run theirs alone.
+`share(function, context, first, parts, work)` runs the compiled function(context, first + part) for each part: the
+calling thread takes parts one after the other, and so do the workers that are awake.  A worker that the system does not
+run takes none, so that nothing waits for it.  Workers look for work for a fraction of a millisecond, then sleep in
+`read` of a pipe.  To wake them costs as much as some work, and they come later than a short piece takes: they are left
+asleep until that much work has been done without them.  One piece of work is shared at a time: other callers, and parts
+that share something themselves, run theirs alone.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from dynjit.jit import add_symbol, call_kernel, entry, external, flush_denormals
 
 I64 = ir.IntType(64)
 # places in the pool, by cache lines: what is written often lies apart
-TICKET, DONE, FUNCTION, CONTEXT, FIRST, ASLEEP, BUSY, STOP = 0, 8, 16, 17, 18, 24, 32, 40
-COUNT, SLEEP, WAKE, LARGE, READ_TO = 41, 42, 43, 44, 48
+TICKET, DONE, FUNCTION, CONTEXT, FIRST, ASLEEP, BUSY, MISSED, STOP = 0, 8, 16, 17, 18, 24, 32, 33, 40
+COUNT, SLEEP, WAKE, LARGE, WAKING, READ_TO = 41, 42, 43, 44, 45, 48
 MOST = 64  # threads, and parts of a piece of work
 SPINS = 1 << 13  # looks for work before a worker sleeps: a few tenths of a millisecond
 PATIENCE = 1 << 10  # looks for the end of others' parts before the processor is offered to other threads
 
 pool = np.zeros(64, np.int64)
-pool[COUNT], pool[LARGE] = 1, 1 << 14
+pool[COUNT], pool[LARGE], pool[WAKING] = 1, 1 << 14, 50_000
 add_symbol("dynjit_pool", pool.ctypes.data)
 workers: list[threading.Thread] = []
 wanted = 0  # threads that set_threads asked for; 0: as DYNJIT_THREADS says
@@ -176,10 +177,32 @@ def large():  # type: ignore[no-untyped-def]
     return load(place(LARGE))
 
 
-@external("void(int64, int64, int64, int64)")
-def share(function, context, first, parts):  # type: ignore[no-untyped-def]
-    """Runs function(context, first + part) for each part; returns when all have ended."""
-    if thread_count() == 1 or not swap(place(BUSY), 0, 1):
+@helper
+def waking():  # type: ignore[no-untyped-def]
+    """How many nanoseconds of work it costs to wake workers, all in all."""
+    return load(place(WAKING))
+
+
+@helper
+def is_alone(work):  # type: ignore[no-untyped-def]
+    """Whether a thread is to do a piece of work of some nanoseconds alone, since all others sleep and may go on so."""
+    if thread_count() == 1:
+        return True
+    if load(place(ASLEEP)) < thread_count() - 1:
+        return False
+    missed = load(place(MISSED)) + work
+    is_little = missed < waking()
+    store(place(MISSED), missed if is_little else 0)
+    return is_little
+
+
+@external("void(int64, int64, int64, int64, int64)")
+def share(function, context, first, parts, work):  # type: ignore[no-untyped-def]
+    """Runs function(context, first + part) for each part; returns when all have ended.
+
+    work: how many nanoseconds, roughly, one thread takes.
+    """
+    if is_alone(work) or not swap(place(BUSY), 0, 1):
         for part in range(parts):
             call_kernel(function, context, first + part)
         return
@@ -203,10 +226,10 @@ def share(function, context, first, parts):  # type: ignore[no-untyped-def]
     store(place(BUSY), 0)
 
 
-@entry("void(int64, int64, int64)")
-def run(function, context, parts):  # type: ignore[no-untyped-def]
+@entry("void(int64, int64, int64, int64)")
+def run(function, context, parts, work):  # type: ignore[no-untyped-def]
     """As `share`, for callers in Python."""
-    share(function, context, 0, parts)
+    share(function, context, 0, parts, work)
 
 
 @entry("int64(int64)")
@@ -258,7 +281,7 @@ def start() -> None:
         return
     life = work.call  # compiled here, not in each of them
     pool[SLEEP], pool[WAKE] = os.pipe()
-    pool[STOP] = pool[ASLEEP] = pool[BUSY] = 0
+    pool[STOP] = pool[ASLEEP] = pool[BUSY] = pool[MISSED] = 0
     for _ in range(threads() - 1):
         workers.append(threading.Thread(target=life, args=(0,), name="dynjit", daemon=True))
         workers[-1].start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("DYNJIT_THREADS", "1")  # tests run side by side
 
 import dynjit as dy
-from dynjit import graph, initializers, parameters
+from dynjit import graph, initializers, parameters, threads
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +31,17 @@ def new_graph() -> None:
 def model() -> dy.ParameterCollection:
     """An empty collection."""
     return dy.ParameterCollection()
+
+
+@pytest.fixture
+def every_call_is_shared() -> Iterator[None]:
+    """Threads share each call that can be cut, however small, and are woken for it."""
+    places = [threads.LARGE, threads.WAKING]
+    before = threads.pool[places]
+    threads.pool[places] = 1, 0
+    yield
+    threads.pool[places] = before
+    threads.set_threads(1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -160,18 +159,10 @@ def test_taken_places_change_nothing(operator: op.Operator, case: op.Case) -> No
         np.testing.assert_allclose(taken, kept, rtol=2e-6, atol=2e-6 * scale)
 
 
-@pytest.fixture
-def three_threads() -> Iterator[None]:
-    """Three threads, between which each call is cut that can be."""
-    threads.set_threads(3)
-    threads.pool[threads.LARGE], before = 1, threads.pool[threads.LARGE]
-    yield
-    threads.pool[threads.LARGE] = before
-    threads.set_threads(1)
-
-
+@pytest.mark.usefixtures("every_call_is_shared")
 @pytest.mark.parametrize(("operator", "case"), TABLE)
-def test_threads_change_nothing(operator: op.Operator, case: op.Case, three_threads: None) -> None:
+def test_threads_change_nothing(operator: op.Operator, case: op.Case) -> None:
+    threads.set_threads(3)
     for copies in (1, 20):  # alone, and in a group
         found = []
         for count in (3, 1):

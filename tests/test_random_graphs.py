@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -238,18 +239,14 @@ def test_gradients_of_all_nodes_are_at_hand_though_places_were_taken(program: li
     close(found[0], found[1], 1e-4)
 
 
+@pytest.mark.usefixtures("every_call_is_shared")
 @profile
 @given(programs)
 def test_threads_change_nothing(program: list[tuple[int, int, int, int]]) -> None:
     found = []
-    threads.pool[threads.LARGE], before = 1, threads.pool[threads.LARGE]  # every call that can be cut is
-    try:
-        for count in (1, 3, 3):
-            threads.set_threads(count)
-            found.append(run(build(program, grouped=True), Builder.total))
-    finally:
-        threads.pool[threads.LARGE] = before
-        threads.set_threads(1)
+    for count in (1, 3, 3):
+        threads.set_threads(count)
+        found.append(run(build(program, grouped=True), Builder.total))
     for a, b in zip(found[1][0] + found[1][1], found[2][0] + found[2][1], strict=True):
         np.testing.assert_array_equal(a, b)
     close(found[1][0], found[0][0], 1e-5)

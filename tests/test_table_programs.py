@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -82,16 +82,7 @@ def test_grouped_equals_single(program: Program) -> None:
         close(other_gradients, gradients, 1e-3)
 
 
-@pytest.fixture
-def every_call_is_cut() -> Iterator[None]:
-    """Threads share each call that can be shared."""
-    threads.pool[threads.LARGE], before = 1, threads.pool[threads.LARGE]
-    yield
-    threads.pool[threads.LARGE] = before
-    threads.set_threads(1)
-
-
-@pytest.mark.usefixtures("every_call_is_cut")
+@pytest.mark.usefixtures("every_call_is_shared")
 @each_program
 def test_two_threads_equal_one(program: Program) -> None:
     plan, found = planned(program), []

@@ -15,6 +15,7 @@ from dynjit import threads
 from dynjit.jit import entry, helper, pointer_to
 
 cast = pointer_to(types.int64)
+WAKING = int(threads.pool[threads.WAKING])
 
 
 @helper
@@ -34,12 +35,7 @@ def count_up(address, part):  # type: ignore[no-untyped-def]
 @entry("void(int64, int64)")
 def share_inside(address, part):  # type: ignore[no-untyped-def]
     """A part that shares out work itself."""
-    threads.share(numbers(address)[0], address + 8 * (1 + 4 * part), 0, 4)
-
-
-@entry("void(int64, int64, int64)")
-def run(function, address, parts):  # type: ignore[no-untyped-def]
-    threads.share(function, address, 0, parts)
+    threads.share(numbers(address)[0], address + 8 * (1 + 4 * part), 0, 4, WAKING)
 
 
 @pytest.fixture
@@ -53,7 +49,7 @@ def three() -> Iterator[None]:
 def test_each_part_runs_once(three: None) -> None:
     done = np.zeros(60, np.int64)
     for _ in range(500):
-        run.call(count_up.address, done.ctypes.data, 60)
+        threads.run.call(count_up.address, done.ctypes.data, 60, WAKING)
     assert (done == 500).all()
 
 
@@ -62,14 +58,28 @@ def test_sleeping_workers_are_woken(three: None) -> None:
     for _ in range(200):
         while threads.pool[threads.ASLEEP] < 2:
             time.sleep(1e-4)
-        run.call(count_up.address, done.ctypes.data, 8)
+        threads.run.call(count_up.address, done.ctypes.data, 8, WAKING)
     assert (done == 200).all()
+
+
+def test_little_work_leaves_workers_asleep(three: None) -> None:
+    done = np.zeros(8, np.int64)
+    while threads.pool[threads.ASLEEP] < 2:
+        time.sleep(1e-4)
+    little = WAKING // 5
+    for n in range(1, 5):
+        threads.run.call(count_up.address, done.ctypes.data, 8, little)
+        assert threads.pool[threads.ASLEEP] == 2
+        assert threads.pool[threads.MISSED] == n * little
+    threads.run.call(count_up.address, done.ctypes.data, 8, little)  # as much as waking costs: they are woken
+    assert threads.pool[threads.MISSED] == 0
+    assert (done == 5).all()
 
 
 def test_parts_may_share_out_work(three: None) -> None:
     done = np.zeros(13, np.int64)
     done[0] = count_up.address
-    run.call(share_inside.address, done.ctypes.data, 3)
+    threads.run.call(share_inside.address, done.ctypes.data, 3, WAKING)
     assert (done[1:] == 1).all()
 
 
@@ -124,13 +134,14 @@ def test_products_are_the_same_but_for_rounding_and_reproducible(python: Callabl
 
 UPDATES = """
 import numpy as np, dynjit as dy
+from dynjit import passes
 found = []
 for count in (1, 3, 3):
     dy.set_threads(count)
     dy.reset_random_seed(1)
     collection = dy.ParameterCollection()
-    w, b, table = collection.add_parameters((300, 400)), collection.add_parameters(400), collection.add_lookup_parameters((90, 400))
-    assert dy.AdamTrainer(collection).storage().is_large
+    w, b, table = collection.add_parameters((700, 400)), collection.add_parameters(400), collection.add_lookup_parameters((90, 400))
+    assert dy.AdamTrainer(collection).storage().sizes[True] >= passes.SHARED
     collection.set_weight_decay(0.01)
     trainer = dy.AdamTrainer(collection)
     trainer.set_clip_threshold(0.5)
