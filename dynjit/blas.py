@@ -178,7 +178,10 @@ def column_vectors(builder, element, lanes, rows, is_ragged, last):
 
 
 def column_tile(element, lanes, is_ragged):
-    """Writes the code for a tile of C, of rows * lanes x columns; if ragged, the last vector has `last` rows."""
+    """Writes the code for a tile of C, of rows * lanes x columns; if ragged, the last vector has `last` rows.
+
+    What lies `ahead` numbers farther than A is asked for.
+    """
 
     def write(builder, rows, columns, c, ldc, a, lda, ahead, b, b_row, b_column, depth, last, beta):
         def at(base, offset):
@@ -457,7 +460,8 @@ def dots(real):
 def turning(element, lanes):
     """An intrinsic that writes A' to an address: of `rows` columns of A, `count` numbers of each, both up to `lanes`.
 
-    What is written has `lanes` rows and columns, `panel` apart; beyond A's numbers it is undefined.
+    What is written has `lanes` rows and columns, `panel` apart; beyond A's numbers it is undefined.  What lies `ahead`
+    numbers farther than A is asked for.
     """
 
     @intrinsic
