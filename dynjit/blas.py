@@ -198,8 +198,7 @@ def column_tile(element, lanes, is_ragged):
         b = [b[0]] + [opaque(builder, address) for address in b[1:]]
 
         def step(a, row, totals):
-            for line in range(0, rows * full.nbytes, LINE):
-                full.prefetch(at(a, builder.add(ahead, I64(line // full.element_bytes))))
+            full.prefetch(at(a, ahead), rows)
             after = write_multiply(
                 totals, rows, columns,
                 lambda i: parts[i].load(at(a, starts[i])),
@@ -238,8 +237,7 @@ def column_copy(element, lanes):
 
         def body(i, state):
             to, a = state
-            for line in range(0, rows * full.nbytes, LINE):
-                full.prefetch(builder.gep(a, [builder.add(ahead, I64(line // full.element_bytes))]))
+            full.prefetch(builder.gep(a, [ahead]), rows)
             x = [part.load(builder.gep(a, [start])) for part, start in zip(parts, starts, strict=True)]
             for vector, start in zip(x, starts, strict=True):
                 full.store(vector, builder.gep(to, [start]))
@@ -379,9 +377,7 @@ def dot_tile(element, lanes):
         def body(i, totals):
             first = builder.mul(i, I64(steps * lanes))
             for address in a:
-                for line in range(0, steps * full.nbytes, LINE):
-                    ask = builder.add(first, builder.add(ahead, I64(line // full.element_bytes)))
-                    full.prefetch(at(address, ask))
+                full.prefetch(at(address, builder.add(first, ahead)), steps)
             parts = [totals[s * chains : (s + 1) * chains] for s in range(apart)]
             for s in range(steps):
                 parts[s % apart] = step(builder.add(first, I64(s * lanes)), parts[s % apart])

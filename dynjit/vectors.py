@@ -59,10 +59,12 @@ class Vectors:
     def multiply_add(self, x, y, z):
         return self.intrinsic(f"llvm.fmuladd.{self.suffix}", self.kind, [x, y, z])
 
-    def prefetch(self, address):
-        """Asks for the cache line at an address, which is needed soon and may lie outside of what can be read."""
-        line = self.builder.bitcast(address, I8.as_pointer())
-        self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [line, I32(0), I32(3), I32(1)])
+    def prefetch(self, address, count=1):
+        """Asks for the cache lines of `count` vectors at an address, which may lie outside of what can be read."""
+        for offset in range(0, count * self.nbytes, LINE):
+            line = self.builder.gep(address, [I64(offset // self.element_bytes)])
+            line = self.builder.bitcast(line, I8.as_pointer())
+            self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [line, I32(0), I32(3), I32(1)])
 
     def load(self, address):
         vector = self.builder.bitcast(address, self.kind.as_pointer())
