@@ -20,6 +20,7 @@ from dynjit import op
 from dynjit.jit import add_symbol, entry, helper, pointer_to
 from dynjit.memory import machine_memory, release, reserve
 from dynjit.shape import TABLE as SHAPES
+from dynjit.threads import MOST
 
 NODE = np.dtype(
     [("signature", "i4"), ("args", "i4"), ("arity", "i4"), ("flags", "i4"), ("data", "i8"), ("value", "i8")]
@@ -49,17 +50,23 @@ COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
     "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending",
     "highest", "overwriting", "overwritten", "whole",
-    "whole_reached", "stops", "merged",
+    "whole_reached", "stops", "merged", "most_nodes",
+    "parts", "is_part", "lowest", "rest", "shadows", "initial_count", "levels", "time", "room", "part_time",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
     "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
     "heap", "slots", "ready", "twins", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed",
-    "scratch", "late",
+    "scratch", "late", "part_headers", "part_table", "initials",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
+HEADER_BYTES = HEADER.itemsize
+
+# of a part of a graph (parts.py): where its calls and results lie, and, while it is planned, where all of its begins
+PART = np.dtype([(name, "i8") for name in ("call", "stop", "value", "value_end", "order", "deferred", "merged")])
 
 NODES = 1 << 27
+SHADOWS = 1 << 12  # nodes behind all others, see parts.py
 SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
 
 
@@ -75,7 +82,7 @@ def view_of(dtype: Any) -> Any:
 
 
 headers, nodes_at, calls_at = view_of(HEADER), view_of(NODE), view_of(CALL)
-works_at, keys_at = view_of(WORK), view_of(KEY)
+works_at, keys_at, parts_at = view_of(WORK), view_of(KEY), view_of(PART)
 signatures_at, operators_at, shapes_at = view_of(op.SIGNATURE), view_of(op.OPERATOR), view_of(SHAPES.dtype)
 int32s, int64s, float32s, float64s = view_of("i4"), view_of("i8"), view_of("f4"), view_of("f8")
 
@@ -177,7 +184,7 @@ kernels = reserve(2 * op.TABLE.size * op.SLOTS, np.int64)  # addresses: float32,
 LATE_TABLES = 64  # lookup tables at most with rows whose updates are postponed
 # their number, and of each its offset, the function by which a row takes the steps that it has missed, its context
 late_tables = np.zeros(1 + 3 * LATE_TABLES, np.int64)
-random_state = np.zeros(2, np.int64)  # seed, number of the next random stream
+random_state = np.zeros(2, np.int64)  # seed, number of the next random stream (which begins with the seed)
 
 # ---- the jitclass ----------------------------------------------------------------------------------------------------
 
@@ -209,6 +216,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES), "keys": (KEY, NODES),
     "order": (np.int32, NODES), "stack": (np.int32, NODES), "mode": (np.int32, NODES), "heap": (np.int32, NODES),
     "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES), "twins": (np.int32, NODES * 8),
+    "part_headers": (HEADER, MOST), "part_table": (PART, MOST),
 }  # fmt: skip
 
 
@@ -228,8 +236,9 @@ class Storage:
         # no plan needs more per node, or per operand, than this
         per_node = min(sizes[name] for name in ("work", "keys", "order", "ready", "stack", "mode", "heap"))
         record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2,
-                                      sizes["deferred"] // 2)  # fmt: skip
-        record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["twins"] // 2, sizes["arguments"] // 8)
+                                      sizes["deferred"] // 2) - SHADOWS  # fmt: skip
+        record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["twins"] // 2,
+                                     sizes["arguments"] // 8) - SHADOWS  # fmt: skip
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start
         record["value_end"] = min(self.end, self.start + space.most)
@@ -239,8 +248,8 @@ class Storage:
             "signatures": op.SIGNATURES, "pool": op.POOL, "operators": op.TABLE, "shapes": SHAPES,
             "kernels": kernels, "seed": random_state, "late": late_tables, **self.arrays,
         }  # fmt: skip
-        for name in ADDRESSES:
-            record[name] = known[name].ctypes.data
+        for name, array in known.items():
+            record[name] = array.ctypes.data
         weakref.finalize(self, space.give_span, self.start).atexit = False
 
     def widened(self) -> np.ndarray:
@@ -337,12 +346,13 @@ def mixed(code, number):  # type: ignore[no-untyped-def]
 
 @helper
 def hash_of(key, length):  # type: ignore[no-untyped-def]
-    """Hash of `length` int64 numbers."""
+    """Hash of `length` int64 numbers, none of which waits for another (`mixed` would go through them one by one)."""
     numbers = int64s(key)
-    total = np.int64(length)
+    total, factor = np.uint64(length), MULTIPLIER
     for i in range(length):
-        total = mixed(total, numbers[i])
-    return total
+        total += np.uint64(numbers[i]) * factor
+        factor *= MULTIPLIER
+    return np.int64(total ^ (total >> HIGH))
 
 
 @helper

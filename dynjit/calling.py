@@ -76,11 +76,11 @@ def place(s, h, number, args, nargs, names):  # type: ignore[no-untyped-def]
     return True
 
 
-@external("int64(int64, int64, int64, int64)")
-def collect(number, args, nargs, names):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64, int64, int64)")
+def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def]
     """A node from the arguments of a call of a form; 0: not the plain case."""
     s = front_ends(state_address())[0]
-    h = headers(header_of(s))[0]
+    h = headers(context)[0]
     form, scratch = forms_at(s.forms)[number], int64s(h.scratch)
     operator = operators_at(h.operators)[form.code]
     if not place(s, h, number, args, nargs, names):
@@ -154,7 +154,7 @@ def collect(number, args, nargs, names):  # type: ignore[no-untyped-def]
         length += 1
     if operator.flags & op.LEAF:
         return filled_leaf(s, h, length, floats, values)
-    return finish(s, h, length, arity, data)
+    return finish(s, context, length, arity, data)
 
 
 @helper
@@ -196,11 +196,11 @@ def filled_leaf(s, h, length, floats, values):  # type: ignore[no-untyped-def]
 def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
     """Serves all functions that stand for an operator; `self` is an int object: the form's number."""
     s = front_ends(state_address())[0]
-    h = headers(header_of(s))[0]
-    number, _ = integer_of(h, self)
+    context = header_of(s)
+    number, _ = integer_of(headers(context)[0], self)
     form = forms_at(s.forms)[number]
     if form.is_unary and nargs == 1 and names == 0:
-        result = unary(s, form.code, load(args))
+        result = unary(s, context, form.code, load(args))
     else:
-        result = collect(number, args, nargs, names)
+        result = collect(context, number, args, nargs, names)
     return result if result != 0 else vectorcall(form.slow, args, nargs, names)

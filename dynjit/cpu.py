@@ -9,6 +9,7 @@ from __future__ import annotations
 from dynjit.arena import (
     FROZEN,
     GATHER,
+    HEADER_BYTES,
     NEEDS_GRADIENT,
     calls_at,
     float32s,
@@ -18,15 +19,19 @@ from dynjit.arena import (
     int64s,
     nodes_at,
     operators_at,
+    parts_at,
     shapes_at,
     signatures_at,
     works_at,
 )
 from dynjit.calls import has_stacked, np_int
 from dynjit.deferred import add_deferred, is_weight, join_deferred
-from dynjit.jit import call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
+from dynjit.jit import address_of, call_kernel, entry, external, flush_denormals, helper, set_floating_point_mode
 from dynjit.op import IN_PLACE, LIST, SLOTS, WHOLE_BATCH
+from dynjit.parts import copy_header, part_header
 from dynjit.threads import large, share, thread_count
+
+CLEARED = 8  # numbers in a nanosecond
 
 
 @helper
@@ -145,7 +150,7 @@ def run_parts(context, index, address, k):  # type: ignore[no-untyped-def]
 @helper
 def run_kernel(context, index, address, k):  # type: ignore[no-untyped-def]
     """Runs a kernel over a call, in forward (k is -1) or for the gradient of operand k."""
-    if thread_count() == 1:
+    if thread_count() == 1 or headers(context)[0].is_part:
         call_kernel(address, context, index)
     else:
         run_parts(context, index, address, k)
@@ -166,26 +171,6 @@ def catch_up(context, index):  # type: ignore[no-untyped-def]
                 call_kernel(known[2 + 3 * t], known[3 + 3 * t], data[call.ids + i])
 
 
-@external("int64(int64)")
-def forward(context):  # type: ignore[no-untyped-def]
-    """Runs the calls that have not run yet."""
-    mode = flush_denormals()
-    result = run_calls(context)
-    set_floating_point_mode(mode)
-    return result
-
-
-@helper
-def run_calls(context):  # type: ignore[no-untyped-def]
-    h = headers(context)[0]
-    while h.calls_done < h.call_count:
-        code = run_call(h, context, h.calls_done)
-        if code >= 0:
-            return code
-        h.calls_done += 1
-    return -1
-
-
 @helper
 def run_call(h, context, index):  # type: ignore[no-untyped-def]
     """Runs a call; returns -1, or the code of an operator whose kernel is not in the table yet."""
@@ -203,6 +188,74 @@ def run_call(h, context, index):  # type: ignore[no-untyped-def]
     if int64s(h.late)[0] > 0 and signatures_at(h.signatures)[call.signature].ids > 0:
         catch_up(context, index)
     run_kernel(context, index, address, -1)
+    return -1
+
+
+@helper
+def may_run_parts(h):  # type: ignore[no-untyped-def]
+    """Whether the next calls are those of parts that may run side by side; postponed updates of rows forbid it."""
+    return h.parts > 0 and h.calls_done == parts_at(h.part_table)[0].call and h.wide == 0 and int64s(h.late)[0] == 0
+
+
+@helper
+def missing_in_parts(h, slot):  # type: ignore[no-untyped-def]
+    """The code of an operator in a part whose kernel is not in the table yet; -1 if none is missing."""
+    parts = parts_at(h.part_table)
+    for index in range(parts[0].call, parts[h.parts - 1].stop):
+        signature = calls_at(h.calls)[index].signature
+        if signature != GATHER:
+            code = np_int(signatures_at(h.signatures)[signature].op)
+            if int64s(h.kernels)[code * SLOTS + slot] == 0:
+                return code
+    return -1
+
+
+@external("void(int64, int64, int64)")
+def run_all_parts(context, function, time):  # type: ignore[no-untyped-def]
+    """Shares the parts of a graph among threads; each gets a header of its own."""
+    h = headers(context)[0]
+    for part in range(h.parts):
+        copy_header(context, part)
+    share(function, part_header(h, 0), 0, h.parts, time)
+
+
+@external("void(int64, int64)")
+def forward_part(first_header, part):  # type: ignore[no-untyped-def]
+    """Runs the calls of a part, whose header is one of several that lie end to end."""
+    context = first_header + part * HEADER_BYTES
+    h = headers(context)[0]
+    known = parts_at(h.part_table)[part]
+    for index in range(known.call, known.stop):
+        run_call(h, context, index)
+
+
+address_of_forward_part = address_of(forward_part)
+
+
+@external("int64(int64)")
+def forward(context):  # type: ignore[no-untyped-def]
+    """Runs the calls that have not run yet."""
+    mode = flush_denormals()
+    result = run_calls(context)
+    set_floating_point_mode(mode)
+    return result
+
+
+@helper
+def run_calls(context):  # type: ignore[no-untyped-def]
+    h = headers(context)[0]
+    while h.calls_done < h.call_count:
+        if may_run_parts(h):
+            code = missing_in_parts(h, 0)
+            if code >= 0:
+                return code
+            run_all_parts(context, address_of_forward_part(), h.part_time // 3)
+            h.calls_done = parts_at(h.part_table)[h.parts - 1].stop
+        else:
+            code = run_call(h, context, h.calls_done)
+            if code >= 0:
+                return code
+            h.calls_done += 1
     return -1
 
 
@@ -234,6 +287,29 @@ def mark_reached(h, target):  # type: ignore[no-untyped-def]
                 depth += 1
 
 
+@helper
+def clear(h, start, stop):  # type: ignore[no-untyped-def]
+    """Sets gradients to zero."""
+    if h.wide:
+        wide = float64s(h.g)[start:stop]
+        for i in range(wide.size):
+            wide[i] = 0
+    else:
+        narrow = float32s(h.g)[start:stop]
+        for i in range(narrow.size):
+            narrow[i] = 0
+
+
+@external("void(int64, int64)")
+def clear_part(context, part):  # type: ignore[no-untyped-def]
+    """Sets the gradients of a part's results to zero."""
+    h = headers(context)[0]
+    clear(h, parts_at(h.part_table)[part].value, parts_at(h.part_table)[part].value_end)
+
+
+address_of_clear_part = address_of(clear_part)
+
+
 @entry("int64(int64, int64, int64)")
 def start_backward(context, target, full):  # type: ignore[no-untyped-def]
     """Clears the graph's gradients, sets the target's to one, and prepares `backward`."""
@@ -242,15 +318,16 @@ def start_backward(context, target, full):  # type: ignore[no-untyped-def]
     h.whole_reached = target == h.whole and h.stops == 0
     if not h.whole_reached:
         mark_reached(h, target)
+    if h.parts > 0:
+        first, last = parts_at(h.part_table)[0], parts_at(h.part_table)[h.parts - 1]
+        clear(h, h.value_base, first.value)
+        share(address_of_clear_part(), context, 0, h.parts, (last.value_end - first.value) // CLEARED)
+        clear(h, last.value_end, h.value_top)
+    else:
+        clear(h, h.value_base, h.value_top)
     if h.wide:
-        wide = float64s(h.g)[h.value_base : h.value_top]
-        for i in range(wide.size):
-            wide[i] = 0
         float64s(h.g)[nodes_at(h.nodes)[target].value] = 1
     else:
-        narrow = float32s(h.g)[h.value_base : h.value_top]
-        for i in range(narrow.size):
-            narrow[i] = 0
         float32s(h.g)[nodes_at(h.nodes)[target].value] = 1
     for i in range(h.deferred_count):
         calls_at(h.deferred)[i].active = 0
@@ -304,29 +381,6 @@ def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
             h.argument_count -= 2 * call.arity
 
 
-@entry("int64(int64)")
-def backward(context):  # type: ignore[no-untyped-def]
-    """Adds gradients from the last call to the first, then those of weights."""
-    mode = flush_denormals()
-    result = run_calls_back(context)
-    set_floating_point_mode(mode)
-    return result
-
-
-@helper
-def run_calls_back(context):  # type: ignore[no-untyped-def]
-    h = headers(context)[0]
-    while h.cursor > h.stop:
-        code = run_call_back(h, context, h.cursor - 1, reached_nodes(h, h.cursor - 1))
-        if code >= 0:
-            return code
-        h.cursor -= 1
-    if h.stop == 0:
-        for i in range(join_deferred(context)):
-            add_deferred(h, context, i)
-    return -1
-
-
 @helper
 def reached_nodes(h, index):  # type: ignore[no-untyped-def]
     """How many nodes of a call the target depends on."""
@@ -371,4 +425,58 @@ def run_call_back(h, context, index, hits):  # type: ignore[no-untyped-def]
         differentiate(h, context, index, order[call.first])
     else:
         differentiate_some(h, context, index)
+    return -1
+
+
+@helper
+def may_go_back_by_parts(h):  # type: ignore[no-untyped-def]
+    """Whether the next calls are those of parts that may run side by side.
+
+    They may not where the target needs some nodes of a call alone, or gradients are wanted of inputs that parts share.
+    """
+    if h.parts == 0 or not h.whole_reached or h.full or h.wide:
+        return False
+    return h.cursor == parts_at(h.part_table)[h.parts - 1].stop and h.stop <= parts_at(h.part_table)[0].call
+
+
+@external("void(int64, int64)")
+def backward_part(first_header, part):  # type: ignore[no-untyped-def]
+    """Adds the gradients of the calls of a part, from the last to the first."""
+    context = first_header + part * HEADER_BYTES
+    h = headers(context)[0]
+    known = parts_at(h.part_table)[part]
+    for index in range(known.stop - 1, known.call - 1, -1):
+        run_call_back(h, context, index, reached_nodes(h, index))
+
+
+address_of_backward_part = address_of(backward_part)
+
+
+@entry("int64(int64)")
+def backward(context):  # type: ignore[no-untyped-def]
+    """Adds gradients from the last call to the first, then those of weights."""
+    mode = flush_denormals()
+    result = run_calls_back(context)
+    set_floating_point_mode(mode)
+    return result
+
+
+@helper
+def run_calls_back(context):  # type: ignore[no-untyped-def]
+    h = headers(context)[0]
+    while h.cursor > h.stop:
+        if may_go_back_by_parts(h):
+            code = missing_in_parts(h, 1)
+            if code >= 0:
+                return code
+            run_all_parts(context, address_of_backward_part(), h.part_time - h.part_time // 3)
+            h.cursor = parts_at(h.part_table)[0].call
+        else:
+            code = run_call_back(h, context, h.cursor - 1, reached_nodes(h, h.cursor - 1))
+            if code >= 0:
+                return code
+            h.cursor -= 1
+    if h.stop == 0:
+        for i in range(join_deferred(context)):
+            add_deferred(h, context, i)
     return -1

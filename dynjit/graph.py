@@ -142,7 +142,7 @@ class ComputationGraph(NodesByNumber):
         return self
 
     def _drop_plan(self) -> None:
-        for name in ("order_count", "call_count", "calls_done", "deferred_count", "argument_count"):
+        for name in ("order_count", "call_count", "calls_done", "deferred_count", "argument_count", "parts"):
             self.header[name] = 0
 
     immediate = check_validity = False
@@ -174,6 +174,8 @@ class ComputationGraph(NodesByNumber):
         """Takes plan and memory back to a mark; nodes that got their value since have none again."""
         for name, value in zip(MARKED, mark, strict=True):
             self.header[name] = value
+        if self.header["parts"] and self.header["call_count"] <= self.storage.arrays["part_table"][0]["call"]:
+            self.header["parts"] = 0
         twins = self._twins()
         kept = twins[twins[:, 0] < self.header["arg_count"]]
         twins[: len(kept)], self.header["merged"] = kept, len(kept)

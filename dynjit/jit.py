@@ -281,6 +281,21 @@ def symbol_of(function: Callable) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
+def address_of(function: Any) -> Any:
+    """A function of compiled code that gives the address of an external function."""
+
+    @intrinsic
+    def address(typing):  # type: ignore[no-untyped-def]
+        def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(function.sig.args))
+            made = cgutils.get_or_insert_function(builder.module, kind, function.symbol)
+            return builder.ptrtoint(made, ir.IntType(64))
+
+        return types.int64(), codegen
+
+    return address
+
+
 def link_externals(module: str) -> None:
     """Makes the external functions of a module, and of those that it imports, known to compiled code."""
     if module in linked:

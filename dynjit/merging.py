@@ -16,14 +16,15 @@ from dynjit.jit import external, helper
 LEAST = 256  # pending nodes; in smaller graphs little is equal
 WORTH = 8  # one lookup of so many must be another's twin, or what depends on them is not searched
 NOT_EQUAL, MAY_BE_EQUAL, TARGET = 0, 1, 2  # of a node: whether there may be a twin
+CANDIDATE = 4  # added to these: an operand may have a twin
 NEVER_READY = 1 << 30
 
 
 @helper
 def is_parameter(h, number):  # type: ignore[no-untyped-def]
-    """Whether a node is a parameter or a lookup table: they lie in front of all graphs."""
+    """Whether a node is a parameter or a lookup table (they lie in front of all graphs), or the shadow of one."""
     value = nodes_at(h.nodes)[number].value
-    return value >= 0 and value < h.value_base
+    return number >= h.node_capacity or (value >= 0 and value < h.value_base)
 
 
 @helper
@@ -97,11 +98,22 @@ def merge(h, first, number):  # type: ignore[no-untyped-def]
     known.uses += own.uses
     known.height = max(known.height, own.height)
     for edge in range(node.args, node.args + node.arity):
-        work[args[edge]].uses -= 1
+        if work[args[edge]].stamp == h.generation:
+            work[args[edge]].uses -= 1
     own.stamp = 0
     own.unmet = NEVER_READY
     h.pending -= 1
     h.overwritten += 1
+
+
+@helper
+def make_candidates(h, number):  # type: ignore[no-untyped-def]
+    """Notes for the consumers of a node that it may have a twin."""
+    work, edges = works_at(h.work), int32s(h.consumers)
+    edge = work[number].start
+    while edge >= 0:
+        work[edges[2 * edge]].equal |= CANDIDATE
+        edge = edges[2 * edge + 1]
 
 
 @helper
@@ -132,10 +144,11 @@ def merge_equals(context, lowest):  # type: ignore[no-untyped-def]
     if h.pending < LEAST or h.overwriting == 0:
         return
     nodes, work = nodes_at(h.nodes), works_at(h.work)
-    size, found, total = 16, 0, 0
+    size, found, total, initials = 16, 0, 0, int32s(h.initials)
     while size < 2 * h.pending:
         size *= 2
-    for number in range(lowest, h.highest + 1):
+    for i in range(h.initial_count):
+        number = initials[i]
         own = work[number]
         if own.stamp == h.generation and is_made_of_parameters(h, nodes[number]):
             total += 1
@@ -146,11 +159,16 @@ def merge_equals(context, lowest):  # type: ignore[no-untyped-def]
                 found += 1
     if found * WORTH < total or found == 0:
         return
+    for i in range(h.initial_count):
+        number = initials[i]
+        if work[number].stamp == h.generation and work[number].equal == MAY_BE_EQUAL:
+            make_candidates(h, number)
     for number in range(lowest, h.highest + 1):
-        own, node = work[number], nodes[number]
-        if own.stamp == h.generation and is_made_of_equals(h, node):
+        own = work[number]
+        if own.stamp == h.generation and own.equal & CANDIDATE and is_made_of_equals(h, nodes[number]):
             first = first_equal(h, number, size)
-            if own.equal != TARGET:
+            if own.equal & TARGET == 0:
                 own.equal = MAY_BE_EQUAL
+                make_candidates(h, number)
                 if first != number:
                     merge(h, first, number)

@@ -23,6 +23,7 @@ SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
 DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
+NODE_TIME, PER_NANOSECOND = 100, 13  # a node's share of planning; elements of a weight times columns, there and back
 FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
 SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, in_place
 IN_PLACE = SLOTS - 1
@@ -37,8 +38,9 @@ SIGNATURE = np.dtype(
         ("key", "i8"), ("ints", "i8"),  # where they start in POOL
         ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
         ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
-        ("alone", "i8"), ("takes", "i8"),  # whether no node groups with others; operands whose place fits the result
-        ("count", "i8"),  # of integer parameters
+        ("alone", "i4"), ("count", "i4"),  # whether no node groups with others; number of integer parameters
+        ("takes", "i8"),  # operands whose place fits the result
+        ("time", "i4"), ("room", "i4"),  # of a node: nanoseconds, roughly; 64-byte lines that planning needs at most
     ]
 )  # fmt: skip
 
@@ -266,6 +268,19 @@ def stands_alone(operator: Operator, operands: Sequence[Shape], result: Shape) -
     return any(shared) and any(x.batch != (1 if s else result.batch) for x, s in zip(operands, shared, strict=True))
 
 
+def time_and_room(operator: Operator, operands: Sequence[Shape], result: Shape, scratch: int) -> tuple[int, int]:
+    """How many nanoseconds a node takes, roughly, and how many lines of 16 numbers planning needs for it at most.
+
+    The room is for the result, scratch numbers and copies of operands that are not shared, each of whole lines.
+    """
+    shared = [x for k, x in enumerate(operands) if operator.kind(k) == SHARED]
+    stacked = [x for k, x in enumerate(operands) if operator.kind(k) != SHARED] if shared else []
+    columns = result.batch if stacked else 0
+    time = NODE_TIME + result.size + sum(x.item for x in shared) * columns // PER_NANOSECOND
+    room = result.size + scratch + sum(x.size for x in stacked)
+    return min(time, (1 << 31) - 1), room // 16 + 4
+
+
 def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[Shape], result: Result) -> int:
     shape, arity = result.shape, len(operands)
     ints = key[2 + arity :] if result.ints is None else result.ints
@@ -279,9 +294,9 @@ def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[S
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
         shape.batch * per_item, UNBOUNDED if "r" in operator.params else result.bound,
-        result.scratch * shape.batch, 0, stands_alone(operator, operands, shape),
+        result.scratch * shape.batch, 0, stands_alone(operator, operands, shape), len(ints),
         sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
-        len(ints),
+        *time_and_room(operator, operands, shape, result.scratch * shape.batch),
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end
     by_key[key] = number

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from dynjit import op
 from dynjit.arena import (
+    HEADER_BYTES,
     NODE,
+    SHADOWS,
     WORK,
     headers,
     int32s,
@@ -27,9 +29,13 @@ from dynjit.arena import (
     works_at,
 )
 from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
-from dynjit.jit import external, helper, prefetch
+from dynjit.jit import address_of, external, helper, prefetch
 from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
+from dynjit.parts import divide, join_parts, part_header
+from dynjit.threads import MOST, share
 
+LAST_STAMP = 1 << 30  # stamps have 32 bits
+AHEAD, NEAR = 16, 4  # so many nodes ahead `mark`, on its way down, and `schedule` ask for what is known of them
 DIRECT = 12  # so few pending nodes are called one by one, without planning
 OUT_OF_MEMORY = -2
 NODE_BYTES, WORK_BYTES = NODE.itemsize, WORK.itemsize
@@ -50,16 +56,34 @@ def want(h, number):  # type: ignore[no-untyped-def]
     return 1
 
 
+@helper
+def forget_stamps(h):  # type: ignore[no-untyped-def]
+    """Starts to count plans and backward passes anew, before their numbers are too large for stamps."""
+    work = works_at(h.work)
+    for number in range(h.most_nodes):
+        work[number].stamp = 0
+        work[number].reached = 0
+    for number in range(h.node_capacity, h.node_capacity + SHADOWS):
+        work[number].stamp = 0
+        work[number].reached = 0
+    h.generation = 0
+    h.reach = 0
+
+
 @external("int64(int64, int64, int64)")
 def mark(context, targets, count):  # type: ignore[no-untyped-def]
     """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
 
     One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
     The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
-    `consumers`.
+    `consumers`.  Nodes that wait for no other, the *initial* ones, are listed from the end of `stack` on, in order.
     """
     h = headers(context)[0]
     nodes, args, work, edges = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.consumers)
+    signatures = signatures_at(h.signatures)
+    h.most_nodes = max(h.most_nodes, h.node_count)
+    if max(h.generation, h.reach) >= LAST_STAMP:
+        forget_stamps(h)
     h.generation += 1
     waiting, number = 0, -1
     for t in range(count):
@@ -70,12 +94,19 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
         number = max(number, target)
     h.highest = number
     h.pending = waiting
+    initials, initial, levels, time, room = int32s(h.stack), h.node_capacity + 0, 1, 0, 0
     while waiting > 0:
         own = work[number]
+        prefetch(h.nodes + (number - AHEAD) * NODE_BYTES)
+        prefetch(h.work + (number - AHEAD) * WORK_BYTES)
         if own.stamp == h.generation:
             waiting -= 1
             node = nodes[number]
+            time += signatures[node.signature].time
+            room += signatures[node.signature].room
             for edge in range(node.args, node.args + node.arity):
+                if args[edge] >= h.node_capacity:  # a shadow, which may be older than its parameter
+                    args[edge] = args[nodes[args[edge]].args]
                 new = want(h, args[edge])
                 waiting += new
                 h.pending += new
@@ -84,10 +115,19 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
                     own.unmet += 1
                     source.uses += 1
                     source.height = max(source.height, own.height + 1)
+                    levels = max(levels, own.height + 2)
                     edges[2 * edge] = number
                     edges[2 * edge + 1] = source.start
                     source.start = edge
+            if own.unmet == 0:
+                initial -= 1
+                initials[initial] = number
         number -= 1
+    h.initials = h.stack + 4 * initial
+    h.initial_count = h.node_capacity - initial
+    h.levels = levels
+    h.time = time
+    h.room = room
     return number + 1
 
 
@@ -181,9 +221,9 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     return count
 
 
-@external("int64(int64, int64)")
+@external("void(int64, int64)")
 def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
-    """Gives each stamped node its key, and each key room for the list of its ready nodes; returns how many keys."""
+    """Gives each stamped node its key, and each key room for the list of its ready nodes."""
     h = headers(context)[0]
     work, keys = works_at(h.work), keys_at(h.keys)
     size = 16
@@ -202,7 +242,6 @@ def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
     for key in range(count):
         keys[key].first = room
         room += keys[key].count
-    return count
 
 
 @helper
@@ -265,14 +304,27 @@ def take_ready(h, key):  # type: ignore[no-untyped-def]
     return count
 
 
-@external("void(int64, int64, int64)")
-def schedule(context, lowest, count):  # type: ignore[no-untyped-def]
-    """Groups and orders the stamped nodes, of which number `lowest` is the first, and which have `count` keys."""
+@helper
+def ask_for_consumers(h, i, stop):  # type: ignore[no-untyped-def]
+    """Asks in advance for what is known of consumers of the nodes behind order[i], up to `stop`."""
+    work, order, edges = works_at(h.work), int32s(h.order), int32s(h.consumers)
+    if i + 2 * NEAR < stop:
+        prefetch(h.consumers + 8 * work[order[i + 2 * NEAR]].start)
+    if i + NEAR < stop:
+        edge = work[order[i + NEAR]].start
+        if edge >= 0:
+            prefetch(h.work + edges[2 * edge] * WORK_BYTES)
+
+
+@external("void(int64)")
+def schedule(context):  # type: ignore[no-untyped-def]
+    """Groups and orders the stamped nodes."""
     h = headers(context)[0]
     work, keys, order, edges = works_at(h.work), keys_at(h.keys), int32s(h.order), int32s(h.consumers)
-    heap_size = 0
-    for number in range(lowest, h.highest + 1):
-        if work[number].stamp == h.generation and work[number].unmet == 0 and make_ready(h, number):
+    heap_size, initials = 0, int32s(h.initials)
+    for i in range(h.initial_count):
+        number = initials[i]
+        if work[number].stamp == h.generation and make_ready(h, number):
             push(h, heap_size, work[number].key)
             heap_size += 1
     while heap_size > 0:
@@ -282,14 +334,34 @@ def schedule(context, lowest, count):  # type: ignore[no-untyped-def]
         place_group(context, key, first, group)
         keys[key].done += group
         for i in range(first, first + group):
+            ask_for_consumers(h, i, first + group)
             edge = work[order[i]].start
             while edge >= 0:
                 consumer = edges[2 * edge]
-                work[consumer].unmet -= 1
-                if work[consumer].unmet == 0 and make_ready(h, consumer):
-                    push(h, heap_size, work[consumer].key)
-                    heap_size += 1
+                if work[consumer].stamp == h.generation:  # it may be of the rest, see parts.py
+                    work[consumer].unmet -= 1
+                    if work[consumer].unmet == 0 and make_ready(h, consumer):
+                        push(h, heap_size, work[consumer].key)
+                        heap_size += 1
                 edge = edges[2 * edge + 1]
+
+
+@external("void(int64, int64)")
+def plan_groups(context, lowest):  # type: ignore[no-untyped-def]
+    """Groups and orders the stamped nodes, of which number `lowest` is the first."""
+    merge_equals(context, lowest)
+    assign_keys(context, lowest)
+    schedule(context)
+
+
+@external("void(int64, int64)")
+def plan_part(first_header, part):  # type: ignore[no-untyped-def]
+    """Plans a part, whose header is one of several that lie end to end."""
+    context = first_header + part * HEADER_BYTES
+    plan_groups(context, headers(context)[0].lowest)
+
+
+address_of_plan_part = address_of(plan_part)
 
 
 @external("int64(int64, int64, int64)")
@@ -300,7 +372,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     """
     h = headers(context)[0]
     orders, calls, deferred, arguments = h.order_count, h.call_count, h.deferred_count, h.argument_count
-    data, top = h.data_count, h.value_top
+    data, top, had_parts = h.data_count, h.value_top, h.parts
     lowest = mark(context, targets, count)
     if h.pending == 0:
         return 0
@@ -310,13 +382,19 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
             if works_at(h.work)[number].stamp == h.generation:
                 place_alone(context, number)
     else:
-        merge_equals(context, lowest)
-        schedule(context, lowest, assign_keys(context, lowest))
+        parts = divide(context, lowest)
+        if parts > 1:
+            share(address_of_plan_part(), part_header(h, 0), 0, parts, h.time)
+            join_parts(context, parts)
+        plan_groups(context, h.rest)
+    first_stamp = h.generation + 0
+    h.generation += MOST  # the parts' stamps are used up, too
     if h.value_top <= h.value_end:
         return 0
     for number in range(lowest, h.highest + 1):  # as before
-        if works_at(h.work)[number].stamp == h.generation:
+        if works_at(h.work)[number].stamp >= first_stamp:
             nodes_at(h.nodes)[number].value = -1
+    h.parts = had_parts
     h.order_count = orders
     h.call_count = calls
     h.deferred_count = deferred

@@ -232,11 +232,11 @@ def native_dealloc(o):  # type: ignore[no-untyped-def]
     drop(kind)
 
 
-@external("int64(int64, int64, int64)")
-def add_node(length, arity, data):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64, int64)")
+def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
     """Appends the node whose key, operands and data lie in the scratch numbers; -1: not the plain case."""
     s = front_ends(state_address())[0]
-    h = headers(header_of(s))[0]
+    h = headers(context)[0]
     scratch = int64s(h.scratch)
     nodes, known = nodes_at(h.nodes), signatures_at(h.signatures)
     for k in range(arity):
@@ -264,7 +264,7 @@ def add_node(length, arity, data):  # type: ignore[no-untyped-def]
 
 
 @helper
-def finish(s, h, length, arity, data):  # type: ignore[no-untyped-def]
+def finish(s, context, length, arity, data):  # type: ignore[no-untyped-def]
     """As `add_node`, with an Expression of it; 0: not the plain case."""
-    node = add_node(length, arity, data)
-    return expression_of(s, h, node) if node >= 0 else 0
+    node = add_node(context, length, arity, data)
+    return expression_of(s, headers(context)[0], node) if node >= 0 else 0

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from dynjit.jit import add_symbol, entry
-from dynjit.threads import MOST, share, thread_count
+from dynjit.threads import MOST, needed, share, thread_count
 from dynjit.vectors import I64
 
 OPTIONS = {"error_model": "numpy"}
@@ -35,6 +35,8 @@ class Routine:
         self.resolver = self.prototype(self.first_call)
         self.slot = ctypes.c_int64(ctypes.cast(self.resolver, ctypes.c_void_p).value or 0)
         add_symbol(self.name, ctypes.addressof(self.slot))
+        if real == types.float32:  # parts of a graph are of float32
+            needed.append(self.prepare)
 
     @functools.cached_property
     def compiled(self):

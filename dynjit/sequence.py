@@ -53,11 +53,11 @@ def program_of(s, programs, index):  # type: ignore[no-untyped-def]
     return bytes_start(program) if load(program + 8) == s.bytes else 0
 
 
-@external("int64(int64, int64)")
-def step(program, objects):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64)")
+def step(context, program, objects):  # type: ignore[no-untyped-def]
     """Takes a step: the vectors' and the input's places get the new vectors and the output.  0: not the plain case."""
     s = front_ends(state_address())[0]
-    h = headers(header_of(s))[0]
+    h = headers(context)[0]
     scratch, numbers = int64s(h.scratch), int64s(program)
     count, vectors = numbers[0], numbers[1]
     made, at = PLACES + vectors + 1 + numbers[2], 3
@@ -81,7 +81,7 @@ def step(program, objects):  # type: ignore[no-untyped-def]
         for i in range(floats):
             scratch[DATA + i] = numbers[at + i]
         at += floats
-        node = add_node(2 + arity + ints, arity, floats)
+        node = add_node(context, 2 + arity + ints, arity, floats)
         if node < 0:
             return 0
         scratch[made + k] = node
@@ -93,8 +93,9 @@ def step(program, objects):  # type: ignore[no-untyped-def]
 
 
 @helper
-def record_all(s, h, args, is_whole):  # type: ignore[no-untyped-def]
+def record_all(s, context, args, is_whole):  # type: ignore[no-untyped-def]
     """The list that the builtin returns; 0, or -1 - an unfinished list: not the plain case."""
+    h = headers(context)[0]
     programs, objects, vectors, given = load(args), load(args + 8), load(args + 16), load(args + 24)
     steps = 1 if is_whole else count_of(s, given)
     if load(objects + 8) != s.list or steps < 0:
@@ -119,7 +120,7 @@ def record_all(s, h, args, is_whole):  # type: ignore[no-untyped-def]
         if node < 0 or program == 0:
             return -1 - result
         scratch[PLACES + size] = node
-        if step(program, objects) == 0:
+        if step(context, program, objects) == 0:
             return -1 - result
         if not is_whole:
             set_item(result, t, expression_of(s, h, scratch[PLACES + size]))
@@ -133,10 +134,11 @@ def record_all(s, h, args, is_whole):  # type: ignore[no-untyped-def]
 def native_steps(self, args, nargs, names):  # type: ignore[no-untyped-def]
     """Serves `record_step` (`self` 1) and `record_steps` (`self` 0)."""
     s = front_ends(state_address())[0]
-    h = headers(header_of(s))[0]
+    context = header_of(s)
+    h = headers(context)[0]
     is_whole, _ = integer_of(h, self)
     nodes, used, data, stream = h.node_count, h.arg_count, h.data_count, words(h.seed)[1]
-    result = record_all(s, h, args, is_whole)
+    result = record_all(s, context, args, is_whole)
     if result > 0:
         return result
     h.node_count = nodes

@@ -38,7 +38,8 @@ from dynjit.recording import (
 @helper
 def binary(s, code, a, b):  # type: ignore[no-untyped-def]
     """A node with two operands."""
-    h = headers(header_of(s))[0]
+    context = header_of(s)
+    h = headers(context)[0]
     scratch = int64s(h.scratch)
     left = operand(s, h, a)
     right = operand(s, h, b) if left >= 0 else -1
@@ -48,7 +49,7 @@ def binary(s, code, a, b):  # type: ignore[no-untyped-def]
     scratch[KEY + 1] = 2
     scratch[OPERANDS] = left
     scratch[OPERANDS + 1] = right
-    return finish(s, h, 4, 2, 0)
+    return finish(s, context, 4, 2, 0)
 
 
 @helper
@@ -58,7 +59,8 @@ def with_number(s, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
     value *= sign
     if not is_plain or (value == 0 and inverse):
         return 0  # the twin says what is wrong
-    h = headers(header_of(s))[0]
+    context = header_of(s)
+    h = headers(context)[0]
     node = operand(s, h, x)
     if node < 0:
         return 0
@@ -67,13 +69,13 @@ def with_number(s, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
     scratch[KEY + 1] = 1
     scratch[OPERANDS] = node
     float64s(h.scratch)[DATA] = 1 / value if inverse else value
-    return finish(s, h, 3, 1, 1)
+    return finish(s, context, 3, 1, 1)
 
 
 @helper
-def unary(s, code, x):  # type: ignore[no-untyped-def]
+def unary(s, context, code, x):  # type: ignore[no-untyped-def]
     """A node with one operand."""
-    h = headers(header_of(s))[0]
+    h = headers(context)[0]
     node = operand(s, h, x)
     if node < 0:
         return 0
@@ -81,7 +83,7 @@ def unary(s, code, x):  # type: ignore[no-untyped-def]
     scratch[KEY] = code
     scratch[KEY + 1] = 1
     scratch[OPERANDS] = node
-    return finish(s, h, 3, 1, 0)
+    return finish(s, context, 3, 1, 0)
 
 
 @helper
@@ -157,7 +159,7 @@ def native_matmul(a, b):  # type: ignore[no-untyped-def]
 @entry(UNARY)
 def native_negative(a):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
-    result = unary(s, s.op_negate, a)
+    result = unary(s, header_of(s), s.op_negate, a)
     return result if result != 0 else slow_pair(s, s.slow_negative, a, a)
 
 
@@ -184,7 +186,8 @@ def first_axis(s, h, a):  # type: ignore[no-untyped-def]
 @helper
 def slice_of(s, a, b):  # type: ignore[no-untyped-def]
     """x[start:stop]; 0: not the plain case."""
-    h = headers(header_of(s))[0]
+    context = header_of(s)
+    h = headers(context)[0]
     node, rows = first_axis(s, h, a)
     if node < 0 or load(a + 8) == s.lookup_table or load(b + STEP) != s.none:
         return 0
@@ -199,13 +202,14 @@ def slice_of(s, a, b):  # type: ignore[no-untyped-def]
     scratch[KEY + 4] = 0  # the axis
     scratch[OPERANDS] = node
     scratch[DATA] = start
-    return finish(s, h, 5, 1, 1)
+    return finish(s, context, 5, 1, 1)
 
 
 @helper
 def entry_at(s, a, b):  # type: ignore[no-untyped-def]
     """x[i] of an expression, table[i] of a lookup table; 0: not the plain case."""
-    h = headers(header_of(s))[0]
+    context = header_of(s)
+    h = headers(context)[0]
     index, is_plain = int_of(s, h, b)
     node, rows = first_axis(s, h, a)
     if not is_plain or node < 0:
@@ -217,7 +221,7 @@ def entry_at(s, a, b):  # type: ignore[no-untyped-def]
     scratch[KEY + 3] = 0  # pick's axis
     scratch[OPERANDS] = node
     scratch[DATA] = index if is_table or index >= 0 else index + rows
-    return finish(s, h, 3 if is_table else 4, 1, 1)
+    return finish(s, context, 3 if is_table else 4, 1, 1)
 
 
 @entry(BINARY)

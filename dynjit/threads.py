@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -30,16 +31,18 @@ from dynjit.jit import add_symbol, call_kernel, entry, external, flush_denormals
 I64 = ir.IntType(64)
 # places in the pool, by cache lines: what is written often lies apart
 TICKET, DONE, FUNCTION, CONTEXT, FIRST, ASLEEP, BUSY, MISSED, STOP = 0, 8, 16, 17, 18, 24, 32, 33, 40
-COUNT, SLEEP, WAKE, LARGE, WAKING, READ_TO = 41, 42, 43, 44, 45, 48
+COUNT, SLEEP, WAKE, LARGE, WAKING, WIDE, READ_TO = 41, 42, 43, 44, 45, 46, 48
 MOST = 64  # threads, and parts of a piece of work
 SPINS = 1 << 13  # looks for work before a worker sleeps: a few tenths of a millisecond
 PATIENCE = 1 << 10  # looks for the end of others' parts before the processor is offered to other threads
 
 pool = np.zeros(64, np.int64)
-pool[COUNT], pool[LARGE], pool[WAKING] = 1, 1 << 14, 50_000
+pool[COUNT], pool[LARGE], pool[WAKING], pool[WIDE] = 1, 1 << 14, 50_000, 12
 add_symbol("dynjit_pool", pool.ctypes.data)
 workers: list[threading.Thread] = []
 wanted = 0  # threads that set_threads asked for; 0: as DYNJIT_THREADS says
+is_started = False  # whether there is something to compute
+needed: list[Callable[[], None]] = []  # they prepare what parts call; a worker cannot run Python while its caller waits
 
 LIBRARY = ctypes.CDLL(None) if sys.platform != "win32" else ctypes.CDLL("ucrtbase")
 READ, WRITE = ("_read", "_write") if sys.platform == "win32" else ("read", "write")
@@ -184,6 +187,12 @@ def waking():  # type: ignore[no-untyped-def]
 
 
 @helper
+def wide():  # type: ignore[no-untyped-def]
+    """How many nodes on each level of a graph a thread needs, lest parts of the graph lose more by smaller groups."""
+    return load(place(WIDE))
+
+
+@helper
 def is_alone(work):  # type: ignore[no-untyped-def]
     """Whether a thread is to do a piece of work of some nanoseconds alone, since all others sleep and may go on so."""
     if thread_count() == 1:
@@ -270,15 +279,19 @@ def set_threads(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= MOST:
         raise ValueError(located(f"set_threads: needs a number from 1 to {MOST}, got {count!r}"))
     wanted = int(count)
-    if workers or pool[COUNT] > 1:
+    if is_started:
         stop()
         start()
 
 
 def start() -> None:
     """Starts the workers, if they are wanted and not there yet."""
+    global is_started
+    is_started = True
     if workers or threads() == 1:
         return
+    for prepare in needed:
+        prepare()
     life = work.call  # compiled here, not in each of them
     pool[SLEEP], pool[WAKE] = os.pipe()
     pool[STOP] = pool[ASLEEP] = pool[BUSY] = pool[MISSED] = 0

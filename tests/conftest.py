@@ -35,10 +35,10 @@ def model() -> dy.ParameterCollection:
 
 @pytest.fixture
 def every_call_is_shared() -> Iterator[None]:
-    """Threads share each call that can be cut, however small, and are woken for it."""
-    places = [threads.LARGE, threads.WAKING]
+    """Threads share each graph and each call that can be divided, however small, and are woken for it."""
+    places = [threads.LARGE, threads.WAKING, threads.WIDE]
     before = threads.pool[places]
-    threads.pool[places] = 1, 0
+    threads.pool[places] = 1, 0, 0
     yield
     threads.pool[places] = before
     threads.set_threads(1)

@@ -251,3 +251,34 @@ def test_threads_change_nothing(program: list[tuple[int, int, int, int]]) -> Non
         np.testing.assert_array_equal(a, b)
     close(found[1][0], found[0][0], 1e-5)
     close(found[1][1], found[0][1], 1e-4)
+
+
+@pytest.mark.usefixtures("every_call_is_shared")
+@profile
+@given(st.lists(programs, min_size=2, max_size=6), st.integers(2, 4))
+def test_parts_change_nothing(examples: list[list[tuple[int, int, int, int]]], count: int) -> None:
+    """Programs that share parameters alone, in one graph: threads plan and run them side by side."""
+    found = []
+    for threads_now in (1, count, count):
+        threads.set_threads(threads_now)
+        first = build(examples[0], grouped=True)
+        others = [Builder(first.net) for _ in examples[1:]]
+        for other, program in zip(others, examples[1:], strict=True):
+            for step in program:
+                other.step(*step)
+        found.append(run(first, lambda first: dy.esum([builder.total() for builder in [first, *others]])))
+        found[-1][0].extend(v.npvalue() for other in others for v in other.vectors)
+        divided[threads_now] = divided.get(threads_now, 0) + int(graph.current.header["parts"] > 0)
+    for a, b in zip(found[1][0] + found[1][1], found[2][0] + found[2][1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    close(found[1][0], found[0][0], 1e-5)
+    close(found[1][1], found[0][1], 1e-4)
+
+
+divided: dict[int, int] = {}  # graphs that have been divided, by the number of threads
+
+
+def test_many_random_graphs_were_divided() -> None:
+    assert divided[1] == 0
+    assert divided[2] > 10
+    assert divided[3] > 10

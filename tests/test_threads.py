@@ -92,6 +92,18 @@ def test_set_threads_changes_the_number() -> None:
     dy.set_threads(1)
 
 
+def test_set_threads_works_after_the_first_graph(python: Callable) -> None:
+    program = """
+import dynjit as dy
+from dynjit import threads
+for count in (1, 3, 1, 2):
+    dy.set_threads(count)
+    dy.scalarInput(1).value()
+    print(threads.pool[threads.COUNT], len(threads.workers))
+"""
+    assert python(program).stdout.split() == ["1", "0", "3", "2", "1", "0", "2", "1"]
+
+
 @pytest.mark.parametrize("count", [0, -1, 65, 1.5, True, "2", None])
 def test_bad_numbers_are_refused(count: object) -> None:
     before = threads.threads()

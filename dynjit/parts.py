@@ -1,0 +1,367 @@
+"""Parts of a graph that need nothing of each other: each is planned and run by a thread of its own.
+
+Sentences or trees whose losses are added up, the two directions of a network, the subtrees of a tree: all share
+parameters alone, up to the nodes that bring them together.  `divide` finds such parts among pending nodes, going up:
+nodes that share operands are of one piece, unless it would become larger than a thread's share; a node that joins such
+pieces, and all above it, is of the *rest*, which is planned and run when the parts are done.
+
+A part is planned by the same functions as a whole graph, with a header of its own: a copy of the graph's whose counts
+start where the earlier parts need nothing any more.  In the end the parts' calls lie one behind the other in the
+graph's list, and the table of parts says where; who runs calls one after the other need not know of parts.
+
+Two threads may not add to the gradient of one parameter.  That of weights waits for the end anyway (`deferred`).  Of
+other parameters (in b + W x) each part but the first gets a *shadow*: a node that is a copy, made before the parts run
+and whose gradient is added to the parameter's when they have.  Shadows are numbered from `node_capacity` on; `twins`
+holds whose operands they are, as for equal nodes.
+"""
+
+from __future__ import annotations
+
+from dynjit.arena import (
+    CALL,
+    GATHER,
+    HEADER_BYTES,
+    KEY,
+    NEEDS_GRADIENT,
+    SHADOWS,
+    calls_at,
+    headers,
+    int32s,
+    int64s,
+    nodes_at,
+    operators_at,
+    parts_at,
+    signatures_at,
+    works_at,
+)
+from dynjit.calls import is_shared, new_call, np_int, take
+from dynjit.jit import external, helper
+from dynjit.merging import is_parameter
+from dynjit.threads import MOST, thread_count, waking, wide
+
+REST = -1  # the piece of nodes that join parts
+OF_PART = -2  # minus the number of a part: instead of a parent, at the root of a piece
+WORTH = 3  # quarters of the time: no part and the rest together may take more
+HEADER_WORDS, CALL_WORDS, KEY_BYTES = HEADER_BYTES // 8, CALL.itemsize // 8, KEY.itemsize
+SMALL = 1 << 14  # numbers of a parameter of which a shadow is worth making
+MOST_SHADOWS = SHADOWS // MOST  # parameters with shadows
+
+
+@helper
+def part_header(h, part):  # type: ignore[no-untyped-def]
+    """Address of a part's header."""
+    return h.part_headers + part * HEADER_BYTES
+
+
+@external("void(int64, int64)")
+def copy_header(context, part):  # type: ignore[no-untyped-def]
+    """Makes the header of a part a copy of the graph's; calls that run with it are not shared among threads."""
+    h = headers(context)[0]
+    source, target = int64s(context), int64s(part_header(h, part))
+    for i in range(HEADER_WORDS):
+        target[i] = source[i]
+    headers(part_header(h, part))[0].is_part = 1
+
+
+# ---- finding parts ---------------------------------------------------------------------------------------------------
+
+
+@helper
+def root_of(work, number):  # type: ignore[no-untyped-def]
+    """The first node of a node's piece; REST if it is in none."""
+    own = np_int(number)
+    while work[own].key >= 0 and work[own].key != own:
+        parent = np_int(work[own].key)
+        work[own].key = work[parent].key  # a shorter way for the next
+        own = parent
+    return own if work[own].key >= 0 else np_int(REST)
+
+
+@helper
+def needs_shadow(h, node, k):  # type: ignore[no-untyped-def]
+    """Whether an operand is a parameter whose gradient does not wait for the end."""
+    source = int32s(h.args)[node.args + k]
+    shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
+    needed = nodes_at(h.nodes)[source].flags & NEEDS_GRADIENT != 0
+    return needed and is_parameter(h, source) and not is_shared(shared, k, node.arity)
+
+
+@helper
+def may_be_divided(h, node):  # type: ignore[no-untyped-def]
+    """Whether no gradient would be added to by several parts; lists the parameters that need shadows."""
+    nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
+    for k in range(node.arity):
+        source = args[node.args + k]
+        if work[source].stamp == h.generation or work[source].stamp == -h.generation:
+            continue
+        if needs_shadow(h, node, k):
+            if h.shadows == MOST_SHADOWS or signatures[nodes[source].signature].size > SMALL:
+                return False
+            int32s(h.heap)[h.shadows] = source
+            work[source].stamp = -h.generation  # it is listed
+            work[source].start = h.shadows
+            h.shadows += 1
+        elif nodes[source].flags & NEEDS_GRADIENT and not is_parameter(h, source):
+            return False
+    return True
+
+
+@external("int64(int64, int64, int64)")
+def find_pieces(context, lowest, most):  # type: ignore[no-untyped-def]
+    """Makes pieces of the stamped nodes; what joins pieces that together would take longer than `most` is of the rest.
+
+    The time of a piece lies behind `arguments`, by its first node.  Returns the time of the rest; -1 if the graph
+    cannot be divided.
+    """
+    h = headers(context)[0]
+    nodes, args, work, times = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int64s(h.arguments)
+    signatures, first, rest = signatures_at(h.signatures), h.argument_count - lowest, 0
+    h.shadows = 0
+    for number in range(lowest, h.highest + 1):
+        own = work[number]
+        if own.stamp != h.generation:
+            continue
+        node, root = nodes[number], np_int(number)
+        if not may_be_divided(h, node):
+            return -1
+        time = signatures[node.signature].time
+        own.key = number
+        for edge in range(node.args, node.args + node.arity):
+            if work[args[edge]].stamp != h.generation:
+                continue
+            other = root_of(work, args[edge])
+            if root == number:
+                root = other  # a node may always continue a piece
+            elif other != REST and other != root and times[first + root] + times[first + other] <= most:
+                low, high = min(root, other), max(root, other)
+                work[high].key = low
+                times[first + low] += times[first + high]
+                root = low
+            elif other != root:
+                root = np_int(REST)
+            if root == REST:
+                break
+        own.key = root
+        if root == REST:
+            rest += time
+        elif root == number:
+            times[first + root] = time
+        else:
+            times[first + root] += time
+    return rest
+
+
+@external("int64(int64, int64, int64, int64)")
+def deal_pieces(context, lowest, parts, rest):  # type: ignore[no-untyped-def]
+    """Deals the pieces out, in order; says whether it is worth it: 0 or 1."""
+    h = headers(context)[0]
+    work, times, first, share = (
+        works_at(h.work),
+        int64s(h.arguments),
+        h.argument_count - lowest,
+        (h.time - rest) // parts,
+    )
+    part, filled, most = 0, 0, 0
+    for number in range(lowest, h.highest + 1):
+        if work[number].stamp == h.generation and work[number].key == number:
+            time = times[first + number]
+            if filled > 0 and filled + time // 2 > share and part < parts - 1:
+                part += 1
+                filled = 0
+            work[number].key = OF_PART - part
+            filled += time
+            most = max(most, filled)
+    return part == parts - 1 and 4 * (most + rest) < WORTH * h.time
+
+
+# ---- making parts ----------------------------------------------------------------------------------------------------
+
+
+@external("void(int64, int64)")
+def add_shadow(context, source):  # type: ignore[no-untyped-def]
+    """A shadow of a parameter, and the call that copies the parameter there."""
+    h = headers(context)[0]
+    nodes, known = nodes_at(h.nodes), nodes_at(h.nodes)[source]
+    number, edge = h.node_capacity + h.shadows, h.arg_capacity + h.shadows
+    size, shadow = signatures_at(h.signatures)[known.signature].size, nodes[number]
+    int32s(h.args)[edge] = source
+    int32s(h.order)[number] = number
+    shadow.signature = known.signature
+    shadow.args = edge
+    shadow.arity = 1
+    shadow.flags = NEEDS_GRADIENT | NEEDS_GRADIENT << 2
+    shadow.data = known.data
+    shadow.value = take(h, size)
+    call = new_call(h, GATHER, number, 0, shadow.value, size)
+    int64s(h.arguments)[call.args] = known.value
+    h.argument_count += 1
+    call.first = number
+    call.count = 1
+    call.j = 0
+    h.shadows += 1
+
+
+@external("void(int64, int64)")
+def stamp_parts(context, lowest):  # type: ignore[no-untyped-def]
+    """Stamps each part's nodes with a number of their own, and counts in its header what it needs; the rest stays.
+
+    Nodes of other parts than the first read shadows.  For the rest, only operands in the rest are still to come.
+    """
+    h = headers(context)[0]
+    nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
+    initials, twins, each = int32s(h.stack), int32s(h.twins), h.shadows // (h.parts - 1)
+    h.rest = h.highest
+    h.initials = h.stack
+    h.initial_count = 0
+    for number in range(lowest, h.highest + 1):
+        own = work[number]
+        if own.stamp != h.generation:
+            continue
+        node, root = nodes[number], np_int(number)
+        while work[root].key >= 0:
+            root = np_int(work[root].key)
+        if work[root].key == REST:
+            own.unmet = 0
+            for edge in range(node.args, node.args + node.arity):
+                own.unmet += work[args[edge]].stamp == h.generation
+            if own.unmet == 0:
+                initials[h.initial_count] = number
+                h.initial_count += 1
+            h.rest = min(h.rest, number)
+            continue
+        part = OF_PART - work[root].key
+        q, own_header = signatures[node.signature], headers(part_header(h, part))[0]
+        own.stamp = h.generation + 1 + part
+        if own_header.pending == 0:
+            own_header.lowest = number
+        own_header.highest = number
+        own_header.pending += 1
+        own_header.arg_count += node.arity
+        own_header.data_count += q.ids
+        own_header.room += q.room
+        h.pending -= 1
+        for k in range(node.arity if part > 0 else 0):
+            source = args[node.args + k]
+            if work[source].stamp == -h.generation and needs_shadow(h, node, k):
+                args[node.args + k] = h.node_capacity + (part - 1) * each + work[source].start
+                twins[2 * h.merged] = node.args + k
+                twins[2 * h.merged + 1] = source
+                h.merged += 1
+                h.overwritten += 1
+
+
+@external("void(int64, int64)")
+def start_parts(context, parts):  # type: ignore[no-untyped-def]
+    """Gives each part a place for its results, and for all else that planning makes, behind the part before."""
+    h = headers(context)[0]
+    nodes, operands, indices, numbers = 0, 0, 0, (h.value_top + 15) & ~15
+    for part in range(parts):
+        own, known = headers(part_header(h, part))[0], parts_at(h.part_table)[part]
+        pending, arity, ids, room = own.pending + 0, own.arg_count + 0, own.data_count + 0, own.room + 0
+        own.generation = h.generation + 1 + part
+        own.order_count = h.order_count + nodes
+        own.call_count = h.call_count + nodes + operands
+        own.deferred_count = h.deferred_count + nodes
+        own.argument_count = h.argument_count + 8 * operands
+        own.data_count = h.data_count + indices
+        own.merged = h.merged + operands
+        own.value_top = numbers
+        own.keys = h.keys + nodes * KEY_BYTES
+        own.heap = h.heap + 4 * nodes
+        own.ready = h.ready + 4 * nodes
+        own.slots = h.slots + 4 * (4 * nodes + 16 * part)
+        own.mode = h.mode + 4 * operands
+        own.overwritten = 0
+        known.order = own.order_count
+        known.call = own.call_count
+        known.deferred = own.deferred_count
+        known.merged = own.merged
+        known.value = numbers
+        nodes += pending
+        operands += arity
+        indices += ids
+        numbers += 16 * room
+
+
+@external("int64(int64, int64)")
+def divide(context, lowest):  # type: ignore[no-untyped-def]
+    """Divides the stamped nodes, of which number `lowest` is the first; returns how many parts that makes, at least 1.
+
+    Those of the rest keep their stamp; number `h.rest` is the first.
+    """
+    h = headers(context)[0]
+    parts = thread_count()
+    h.rest = lowest
+    if parts == 1 or h.parts > 0 or h.overwriting == 0 or h.pending < wide() * parts * h.levels:
+        return 1
+    operands = h.arg_count - nodes_at(h.nodes)[lowest].args  # or fewer
+    room = 16 * h.room + parts * MOST_SHADOWS * (SMALL + 16)
+    if h.value_top + room > h.value_end or h.pending + operands > h.node_capacity // 4 or h.time < 2 * waking():
+        return 1
+    rest = find_pieces(context, lowest, h.time // parts)
+    if rest < 0 or deal_pieces(context, lowest, parts, rest) == 0:
+        return 1
+    shadowed, h.shadows = h.shadows + 0, 0
+    for i in range((parts - 1) * shadowed):
+        add_shadow(context, int32s(h.heap)[i % shadowed])
+    h.parts = parts
+    h.part_time = h.time
+    for part in range(parts):
+        copy_header(context, part)
+        own = headers(part_header(h, part))[0]
+        own.pending = 0
+        own.arg_count = 0
+        own.data_count = 0
+        own.room = 0
+    stamp_parts(context, lowest)
+    start_parts(context, parts)
+    return parts
+
+
+# ---- planned parts ---------------------------------------------------------------------------------------------------
+
+
+@helper
+def move(array, source, count, target, size):  # type: ignore[no-untyped-def]
+    """Moves records of `size` numbers towards the front."""
+    for i in range(count * size):
+        array[target * size + i] = array[source * size + i]
+
+
+@helper
+def move_calls(calls, source, count, target, order):  # type: ignore[no-untyped-def]
+    """Moves call records towards the front, whose nodes have moved by `order` places."""
+    move(int64s(calls), source, count, target, CALL_WORDS)
+    for i in range(target, target + count):
+        calls_at(calls)[i].first -= order
+
+
+@external("void(int64, int64)")
+def join_parts(context, parts):  # type: ignore[no-untyped-def]
+    """Lays what the parts' planning has made behind what the graph has, part by part."""
+    h = headers(context)[0]
+    for part in range(parts):
+        own, known = headers(part_header(h, part))[0], parts_at(h.part_table)[part]
+        nodes, calls = own.order_count - known.order, own.call_count - known.call
+        deferred, merged = own.deferred_count - known.deferred, own.merged - known.merged
+        order, waiting = known.order - h.order_count, known.deferred - h.deferred_count
+        if part > 0:
+            move(int32s(h.order), known.order, nodes, h.order_count, 1)
+            move(int32s(h.twins), known.merged, merged, h.merged, 2)
+            move_calls(h.calls, known.call, calls, h.call_count, order)
+            move_calls(h.deferred, known.deferred, deferred, h.deferred_count, order)
+            for i in range(h.call_count, h.call_count + calls):
+                call = calls_at(h.calls)[i]
+                if call.deferred >= 0:
+                    call.deferred -= waiting
+        known.call = h.call_count
+        known.stop = h.call_count + calls
+        known.value_end = own.value_top
+        h.order_count += nodes
+        h.call_count += calls
+        h.deferred_count += deferred
+        h.merged += merged
+        h.overwritten += own.overwritten
+        h.argument_count = own.argument_count
+        h.data_count = own.data_count
+        h.value_top = own.value_top
