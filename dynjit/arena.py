@@ -22,9 +22,7 @@ from dynjit.memory import machine_memory, release, reserve
 from dynjit.shape import TABLE as SHAPES
 from dynjit.threads import MOST
 
-NODE = np.dtype(
-    [("signature", "i4"), ("args", "i4"), ("arity", "i4"), ("flags", "i4"), ("data", "i8"), ("value", "i8")]
-)
+NODE = np.dtype([(name, "i4") for name in ("signature", "args", "arity", "flags", "data", "shape")] + [("value", "i8")])
 NEEDS_GRADIENT, FROZEN = 1, 2  # flags of a node; behind them, two bits with those of each operand
 
 CALL = np.dtype(
@@ -289,7 +287,8 @@ def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyp
             flags |= own << (2 + 2 * k)
     for i in range(count):
         stored[start + i] = numbers[i]
-    stops = operators_at(h.operators)[signatures_at(h.signatures)[signature].op].flags & (op.NO_GRADIENT | op.STOPS)
+    q = signatures_at(h.signatures)[signature]
+    stops = operators_at(h.operators)[q.op].flags & (op.NO_GRADIENT | op.STOPS)
     if needs and stops:
         h.stops = 1
         if stops & op.NO_GRADIENT:
@@ -300,6 +299,7 @@ def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyp
     record.arity = arity
     record.flags = needs | flags
     record.data = start
+    record.shape = q.shape
     record.value = -1
     h.node_count = node + 1
     h.arg_count = first + arity

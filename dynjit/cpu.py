@@ -130,6 +130,12 @@ def units_of(h, call, k):  # type: ignore[no-untyped-def]
     return units if size >= large() else 1
 
 
+@helper
+def is_small(h, call):  # type: ignore[no-untyped-def]
+    """Whether a call neither makes nor reads enough for several threads, whatever its operands are."""
+    return call.count * signatures_at(h.signatures)[call.signature].largest < large()
+
+
 @external("void(int64, int64, int64, int64)")
 def run_parts(context, index, address, k):  # type: ignore[no-untyped-def]
     """Runs a kernel over a call; over a large one in parts, by several threads."""
@@ -150,7 +156,8 @@ def run_parts(context, index, address, k):  # type: ignore[no-untyped-def]
 @helper
 def run_kernel(context, index, address, k):  # type: ignore[no-untyped-def]
     """Runs a kernel over a call, in forward (k is -1) or for the gradient of operand k."""
-    if thread_count() == 1 or headers(context)[0].is_part:
+    h = headers(context)[0]
+    if thread_count() == 1 or h.is_part or is_small(h, calls_at(h.calls)[index]):
         call_kernel(address, context, index)
     else:
         run_parts(context, index, address, k)

@@ -33,7 +33,6 @@ Native: Any = None
 NUMBERS = (int, float, np.integer, np.floating)
 MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count", "argument_count",
           "value_top")  # fmt: skip
-op.SIGNATURES[0]["shape"] = -1  # that of a node dropped by `revert`: compiled code finds no signature for its consumers
 
 
 def values_at(start: int, count: int) -> np.ndarray:
@@ -162,7 +161,7 @@ class ComputationGraph(NodesByNumber):
         count, mark = self.checkpoints.pop()
         self._return_to(mark)
         dropped = self.nodes[count : int(self.header["node_count"])]
-        for name, value in (("signature", 0), ("arity", 0), ("flags", 0), ("value", -1)):
+        for name, value in (("signature", 0), ("shape", -1), ("arity", 0), ("flags", 0), ("value", -1)):
             dropped[name] = value
         self.backward_top = min(self.backward_top, mark[-1])
         self.era = object()

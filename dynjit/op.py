@@ -23,6 +23,7 @@ SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
 DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
 UNBOUNDED = 1 << 62
+MOST_COUNTED = (1 << 31) - 1  # where a field has 32 bits, more counts as this
 NODE_TIME, PER_NANOSECOND = 100, 13  # a node's share of planning; elements of a weight times columns, there and back
 FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
 SLOTS = 8  # addresses per operator in the kernel table: forward, one per differentiated argument, in_place
@@ -37,7 +38,8 @@ SIGNATURE = np.dtype(
         ("op", "i4"), ("arity", "i4"), ("shape", "i4"), ("length", "i4"),  # length of the key
         ("key", "i8"), ("ints", "i8"),  # where they start in POOL
         ("item", "i8"), ("batch", "i8"), ("size", "i8"), ("rows", "i8"), ("cols", "i8"),
-        ("ids", "i8"), ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
+        ("ids", "i4"), ("largest", "i4"),  # indices; size of the result or the largest operand
+        ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
         ("alone", "i4"), ("count", "i4"),  # whether no node groups with others; number of integer parameters
         ("takes", "i8"),  # operands whose place fits the result
         ("time", "i4"), ("room", "i4"),  # of a node: nanoseconds, roughly; 64-byte lines that planning needs at most
@@ -278,7 +280,7 @@ def time_and_room(operator: Operator, operands: Sequence[Shape], result: Shape, 
     columns = result.batch if stacked else 0
     time = NODE_TIME + result.size + sum(x.item for x in shared) * columns // PER_NANOSECOND
     room = result.size + scratch + sum(x.size for x in stacked)
-    return min(time, (1 << 31) - 1), room // 16 + 4
+    return min(time, MOST_COUNTED), min(room // 16 + 4, MOST_COUNTED)
 
 
 def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[Shape], result: Result) -> int:
@@ -288,12 +290,15 @@ def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[S
     end = start + len(key) + len(ints)
     if number == SIGNATURES.size or end > POOL.size:
         raise MemoryError(f"more than {number} different calls of operators")
+    if shape.batch > MOST_COUNTED:
+        raise MemoryError(errors.located(f"{operator.name}: needs room for a mini-batch of {shape.batch}"))
     POOL[start:end] = key + tuple(ints)
     per_item = key[-1] if "A" in operator.params else int(not set("dDr").isdisjoint(operator.params))
     SIGNATURES[number] = (
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
-        shape.batch * per_item, UNBOUNDED if "r" in operator.params else result.bound,
+        shape.batch * per_item, min(max(x.size for x in (shape, *operands)), MOST_COUNTED),
+        UNBOUNDED if "r" in operator.params else result.bound,
         result.scratch * shape.batch, 0, stands_alone(operator, operands, shape), len(ints),
         sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
         *time_and_room(operator, operands, shape, result.scratch * shape.batch),

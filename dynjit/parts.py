@@ -37,7 +37,7 @@ from dynjit.arena import (
 from dynjit.calls import is_shared, new_call, np_int, take
 from dynjit.jit import external, helper
 from dynjit.merging import is_parameter
-from dynjit.threads import MOST, thread_count, waking, wide
+from dynjit.threads import MOST, thread_count, wake, waking, wide
 
 REST = -1  # the piece of nodes that join parts
 OF_PART = -2  # minus the number of a part: instead of a parent, at the root of a piece
@@ -87,22 +87,17 @@ def needs_shadow(h, node, k):  # type: ignore[no-untyped-def]
 
 
 @helper
-def may_be_divided(h, node):  # type: ignore[no-untyped-def]
-    """Whether no gradient would be added to by several parts; lists the parameters that need shadows."""
-    nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
-    for k in range(node.arity):
-        source = args[node.args + k]
-        if work[source].stamp == h.generation or work[source].stamp == -h.generation:
-            continue
-        if needs_shadow(h, node, k):
-            if h.shadows == MOST_SHADOWS or signatures[nodes[source].signature].size > SMALL:
-                return False
-            int32s(h.heap)[h.shadows] = source
-            work[source].stamp = -h.generation  # it is listed
-            work[source].start = h.shadows
-            h.shadows += 1
-        elif nodes[source].flags & NEEDS_GRADIENT and not is_parameter(h, source):
-            return False
+def may_be_shared(h, node, k):  # type: ignore[no-untyped-def]
+    """Whether parts may have an operand in common that has a value; lists the parameters that need shadows."""
+    nodes, work, source = nodes_at(h.nodes), works_at(h.work), int32s(h.args)[node.args + k]
+    if not needs_shadow(h, node, k):
+        return is_parameter(h, source) or nodes[source].flags & NEEDS_GRADIENT == 0
+    if h.shadows == MOST_SHADOWS or signatures_at(h.signatures)[nodes[source].signature].size > SMALL:
+        return False
+    int32s(h.heap)[h.shadows] = source
+    work[source].stamp = -h.generation  # it is listed
+    work[source].start = h.shadows
+    h.shadows += 1
     return True
 
 
@@ -122,16 +117,20 @@ def find_pieces(context, lowest, most):  # type: ignore[no-untyped-def]
         if own.stamp != h.generation:
             continue
         node, root = nodes[number], np_int(number)
-        if not may_be_divided(h, node):
-            return -1
         time = signatures[node.signature].time
         own.key = number
-        for edge in range(node.args, node.args + node.arity):
-            if work[args[edge]].stamp != h.generation:
+        for k in range(node.arity):
+            source = args[node.args + k]
+            stamp = work[source].stamp
+            if stamp != h.generation:
+                if stamp != -h.generation and not may_be_shared(h, node, k):
+                    return -1
                 continue
-            other = root_of(work, args[edge])
+            other = root_of(work, source)
             if root == number:
                 root = other  # a node may always continue a piece
+            elif root == REST:
+                continue
             elif other != REST and other != root and times[first + root] + times[first + other] <= most:
                 low, high = min(root, other), max(root, other)
                 work[high].key = low
@@ -139,8 +138,6 @@ def find_pieces(context, lowest, most):  # type: ignore[no-untyped-def]
                 root = low
             elif other != root:
                 root = np_int(REST)
-            if root == REST:
-                break
         own.key = root
         if root == REST:
             rest += time
@@ -191,6 +188,7 @@ def add_shadow(context, source):  # type: ignore[no-untyped-def]
     shadow.arity = 1
     shadow.flags = NEEDS_GRADIENT | NEEDS_GRADIENT << 2
     shadow.data = known.data
+    shadow.shape = known.shape
     shadow.value = take(h, size)
     call = new_call(h, GATHER, number, 0, shadow.value, size)
     int64s(h.arguments)[call.args] = known.value
@@ -205,11 +203,11 @@ def add_shadow(context, source):  # type: ignore[no-untyped-def]
 def stamp_parts(context, lowest):  # type: ignore[no-untyped-def]
     """Stamps each part's nodes with a number of their own, and counts in its header what it needs; the rest stays.
 
-    Nodes of other parts than the first read shadows.  For the rest, only operands in the rest are still to come.
+    For the rest, only operands in the rest are still to come.
     """
     h = headers(context)[0]
     nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
-    initials, twins, each = int32s(h.stack), int32s(h.twins), h.shadows // (h.parts - 1)
+    initials = int32s(h.stack)
     h.rest = h.highest
     h.initials = h.stack
     h.initial_count = 0
@@ -240,14 +238,6 @@ def stamp_parts(context, lowest):  # type: ignore[no-untyped-def]
         own_header.data_count += q.ids
         own_header.room += q.room
         h.pending -= 1
-        for k in range(node.arity if part > 0 else 0):
-            source = args[node.args + k]
-            if work[source].stamp == -h.generation and needs_shadow(h, node, k):
-                args[node.args + k] = h.node_capacity + (part - 1) * each + work[source].start
-                twins[2 * h.merged] = node.args + k
-                twins[2 * h.merged + 1] = source
-                h.merged += 1
-                h.overwritten += 1
 
 
 @external("void(int64, int64)")
@@ -313,9 +303,30 @@ def divide(context, lowest):  # type: ignore[no-untyped-def]
         own.arg_count = 0
         own.data_count = 0
         own.room = 0
+    wake()
     stamp_parts(context, lowest)
     start_parts(context, parts)
     return parts
+
+
+@external("void(int64, int64)")
+def read_shadows(context, part):  # type: ignore[no-untyped-def]
+    """Lets the nodes of a part read its shadows of parameters; `context`: the part's header."""
+    h = headers(context)[0]
+    nodes, args, work, twins = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.twins)
+    listed, first = -(h.generation - 1 - part), h.node_capacity + (part - 1) * (h.shadows // (h.parts - 1))
+    for number in range(h.lowest, h.highest + 1):
+        if work[number].stamp != h.generation:
+            continue
+        node = nodes[number]
+        for k in range(node.arity):
+            source = args[node.args + k]
+            if work[source].stamp == listed and needs_shadow(h, node, k):
+                args[node.args + k] = first + work[source].start
+                twins[2 * h.merged] = node.args + k
+                twins[2 * h.merged + 1] = source
+                h.merged += 1
+                h.overwritten += 1
 
 
 # ---- planned parts ---------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from dynjit.arena import (
 from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
 from dynjit.jit import address_of, external, helper, prefetch
 from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
-from dynjit.parts import divide, join_parts, part_header
+from dynjit.parts import divide, join_parts, part_header, read_shadows
 from dynjit.threads import MOST, share
 
 LAST_STAMP = 1 << 30  # stamps have 32 bits
@@ -358,6 +358,8 @@ def plan_groups(context, lowest):  # type: ignore[no-untyped-def]
 def plan_part(first_header, part):  # type: ignore[no-untyped-def]
     """Plans a part, whose header is one of several that lie end to end."""
     context = first_header + part * HEADER_BYTES
+    if part > 0 and headers(context)[0].shadows > 0:
+        read_shadows(context, part)
     plan_groups(context, headers(context)[0].lowest)
 
 

@@ -240,7 +240,7 @@ def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
     scratch = int64s(h.scratch)
     nodes, known = nodes_at(h.nodes), signatures_at(h.signatures)
     for k in range(arity):
-        scratch[KEY + 2 + k] = known[nodes[scratch[OPERANDS + k]].signature].shape
+        scratch[KEY + 2 + k] = nodes[scratch[OPERANDS + k]].shape
     signature = find_signature(states(s.table)[0], h.scratch + KEY * 8, length)
     if signature == 0:
         return -1

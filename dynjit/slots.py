@@ -180,7 +180,7 @@ def first_axis(s, h, a):  # type: ignore[no-untyped-def]
     node = operand(s, h, a)
     if node < 0:
         return node, np.int64(0)
-    return node, shapes_at(h.shapes)[signatures_at(h.signatures)[nodes_at(h.nodes)[node].signature].shape].rows
+    return node, shapes_at(h.shapes)[nodes_at(h.nodes)[node].shape].rows
 
 
 @helper

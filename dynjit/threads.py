@@ -205,6 +205,14 @@ def is_alone(work):  # type: ignore[no-untyped-def]
     return is_little
 
 
+@helper
+def wake():  # type: ignore[no-untyped-def]
+    """Wakes the workers that sleep."""
+    asleep = load(place(ASLEEP))
+    if asleep > 0 and swap(place(ASLEEP), asleep, 0):
+        write((load(place(WAKE)), place(0), 8 * asleep))  # what is written does not matter
+
+
 @external("void(int64, int64, int64, int64, int64)")
 def share(function, context, first, parts, work):  # type: ignore[no-untyped-def]
     """Runs function(context, first + part) for each part; returns when all have ended.
@@ -220,9 +228,7 @@ def share(function, context, first, parts, work):  # type: ignore[no-untyped-def
     store(place(FIRST), first)
     store(place(DONE), 0)
     store(place(TICKET), (((load(place(TICKET)) >> 32) + 1) << 32) | (parts << 16))
-    asleep = load(place(ASLEEP))
-    if asleep > 0 and swap(place(ASLEEP), asleep, 0):
-        write((load(place(WAKE)), place(0), 8 * asleep))  # what is written does not matter
+    wake()
     while take_part():
         pass
     looks = 0

@@ -256,3 +256,8 @@ def test_parameters_of_a_dead_collection() -> None:
     loss.backward()
     assert loss.value() == 8
     assert p.grad_as_array().tolist() == [4, 4]
+
+
+def test_mini_batches_beyond_all_memory_are_refused() -> None:
+    with pytest.raises(MemoryError, match="random_normal: needs room for a mini-batch of"):
+        dy.random_normal((1,), batch_size=1 << 40)
