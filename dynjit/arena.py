@@ -50,6 +50,7 @@ COUNTERS = (
     "highest", "overwriting", "overwritten", "whole",
     "whole_reached", "stops", "merged", "most_nodes",
     "parts", "is_part", "lowest", "rest", "shadows", "initial_count", "levels", "time", "room", "part_time",
+    "first_result",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
@@ -60,8 +61,8 @@ ADDRESSES = (
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 HEADER_BYTES = HEADER.itemsize
 
-# of a part of a graph (parts.py): where its calls and results lie, and, while it is planned, where all of its begins
-PART = np.dtype([(name, "i8") for name in ("call", "stop", "value", "value_end", "order", "deferred", "merged")])
+# of a part of a graph (parts.py): where its calls lie, and, while it is planned, where all of its begins
+PART = np.dtype([(name, "i8") for name in ("call", "stop", "order", "deferred", "merged")])
 
 NODES = 1 << 27
 SHADOWS = 1 << 12  # nodes behind all others, see parts.py

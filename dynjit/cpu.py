@@ -32,6 +32,7 @@ from dynjit.parts import copy_header, part_header
 from dynjit.threads import large, share, thread_count
 
 CLEARED = 8  # numbers in a nanosecond
+LINE = 16  # numbers in a cache line, where all results begin
 
 
 @helper
@@ -307,14 +308,45 @@ def clear(h, start, stop):  # type: ignore[no-untyped-def]
             narrow[i] = 0
 
 
+@helper
+def clear_results(h, first, stop):  # type: ignore[no-untyped-def]
+    """Sets the gradients of what calls make to zero, not those of their scratch numbers."""
+    signatures, calls = signatures_at(h.signatures), calls_at(h.calls)
+    start, end = np_int(h.value_base), np_int(h.value_base)
+    for index in range(first, stop):
+        call = calls[index]
+        if call.takes < 0:
+            own = call.count if call.signature == GATHER else signatures[call.signature].item
+            if call.y < end or call.y >= end + LINE:  # else it goes on where the last one ended
+                clear(h, start, end)
+                start = np_int(call.y)
+            end = np_int(call.y + own * call.batch)
+    clear(h, start, end)
+
+
 @external("void(int64, int64)")
 def clear_part(context, part):  # type: ignore[no-untyped-def]
     """Sets the gradients of a part's results to zero."""
     h = headers(context)[0]
-    clear(h, parts_at(h.part_table)[part].value, parts_at(h.part_table)[part].value_end)
+    clear_results(h, parts_at(h.part_table)[part].call, parts_at(h.part_table)[part].stop)
 
 
 address_of_clear_part = address_of(clear_part)
+
+
+@helper
+def clear_all(h, context):  # type: ignore[no-untyped-def]
+    """Sets all gradients of the graph to zero."""
+    if not h.whole_reached:
+        clear(h, h.value_base, h.value_top)
+        return
+    clear(h, h.value_base, h.first_result)
+    first, stop = h.call_count, h.call_count
+    if h.parts > 0:
+        first, stop = parts_at(h.part_table)[0].call, parts_at(h.part_table)[h.parts - 1].stop
+        share(address_of_clear_part(), context, 0, h.parts, (h.value_top - h.first_result) // CLEARED)
+    clear_results(h, 0, first)
+    clear_results(h, stop, h.call_count)
 
 
 @entry("int64(int64, int64, int64)")
@@ -325,13 +357,7 @@ def start_backward(context, target, full):  # type: ignore[no-untyped-def]
     h.whole_reached = target == h.whole and h.stops == 0
     if not h.whole_reached:
         mark_reached(h, target)
-    if h.parts > 0:
-        first, last = parts_at(h.part_table)[0], parts_at(h.part_table)[h.parts - 1]
-        clear(h, h.value_base, first.value)
-        share(address_of_clear_part(), context, 0, h.parts, (last.value_end - first.value) // CLEARED)
-        clear(h, last.value_end, h.value_top)
-    else:
-        clear(h, h.value_base, h.value_top)
+    clear_all(h, context)
     if h.wide:
         float64s(h.g)[nodes_at(h.nodes)[target].value] = 1
     else:

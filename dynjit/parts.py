@@ -266,7 +266,6 @@ def start_parts(context, parts):  # type: ignore[no-untyped-def]
         known.call = own.call_count
         known.deferred = own.deferred_count
         known.merged = own.merged
-        known.value = numbers
         nodes += pending
         operands += arity
         indices += ids
@@ -367,7 +366,6 @@ def join_parts(context, parts):  # type: ignore[no-untyped-def]
                     call.deferred -= waiting
         known.call = h.call_count
         known.stop = h.call_count + calls
-        known.value_end = own.value_top
         h.order_count += nodes
         h.call_count += calls
         h.deferred_count += deferred

@@ -379,6 +379,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     if h.pending == 0:
         return 0
     h.whole = int64s(targets)[0] if count == 1 and orders == 0 else -1
+    h.first_result = top
     if h.pending <= DIRECT or h.autobatch == 0:
         for number in range(lowest, h.highest + 1):
             if works_at(h.work)[number].stamp == h.generation:
