@@ -1,4 +1,6 @@
-"""Parts of a graph that need nothing of each other: each is planned and run by a thread of its own.
+"""Parts of a graph that need nothing of each other: each is planned and run by itself, by several threads.
+
+A graph has as many parts as there are threads; one that is too large for the caches has more, with one thread, too.
 
 Sentences or trees whose losses are added up, the two directions of a network, the subtrees of a tree: all share
 parameters alone, up to the nodes that bring them together.  `divide` finds such parts among pending nodes, going up:
@@ -42,6 +44,7 @@ from dynjit.threads import MOST, thread_count, wake, waking, wide
 REST = -1  # the piece of nodes that join parts
 OF_PART = -2  # minus the number of a part: instead of a parent, at the root of a piece
 WORTH = 3  # quarters of the time: no part and the rest together may take more
+MANY = 1 << 16  # nodes that caches hold while they are planned
 HEADER_WORDS, CALL_WORDS, KEY_BYTES = HEADER_BYTES // 8, CALL.itemsize // 8, KEY.itemsize
 SMALL = 1 << 14  # numbers of a parameter of which a shadow is worth making
 MOST_SHADOWS = SHADOWS // MOST  # parameters with shadows
@@ -152,23 +155,21 @@ def find_pieces(context, lowest, most):  # type: ignore[no-untyped-def]
 def deal_pieces(context, lowest, parts, rest):  # type: ignore[no-untyped-def]
     """Deals the pieces out, in order; says whether it is worth it: 0 or 1."""
     h = headers(context)[0]
-    work, times, first, share = (
-        works_at(h.work),
-        int64s(h.arguments),
-        h.argument_count - lowest,
-        (h.time - rest) // parts,
-    )
-    part, filled, most = 0, 0, 0
+    work, times, first = works_at(h.work), int64s(h.arguments), h.argument_count - lowest
+    part, filled, most, each = 0, 0, 0, (h.time - rest) // parts
     for number in range(lowest, h.highest + 1):
         if work[number].stamp == h.generation and work[number].key == number:
             time = times[first + number]
-            if filled > 0 and filled + time // 2 > share and part < parts - 1:
+            if filled > 0 and filled + time // 2 > each and part < parts - 1:
                 part += 1
                 filled = 0
             work[number].key = OF_PART - part
             filled += time
             most = max(most, filled)
-    return part == parts - 1 and 4 * (most + rest) < WORTH * h.time
+    if part < parts - 1:
+        return 0
+    alone = rest if thread_count() == 1 else rest + max(most, (h.time - rest) // thread_count())
+    return 4 * alone < WORTH * h.time
 
 
 # ---- making parts ----------------------------------------------------------------------------------------------------
@@ -272,6 +273,15 @@ def start_parts(context, parts):  # type: ignore[no-untyped-def]
         numbers += 16 * room
 
 
+@helper
+def has_room(h, lowest, parts):  # type: ignore[no-untyped-def]
+    """Whether all arrays hold what parts need at most, each behind the one before."""
+    operands = h.arg_count - nodes_at(h.nodes)[lowest].args  # or fewer
+    numbers = 16 * h.room + parts * MOST_SHADOWS * (SMALL + 16)
+    is_half_free = 2 * h.node_count <= h.node_capacity and 2 * h.arg_count <= h.arg_capacity
+    return h.value_top + numbers <= h.value_end and 4 * (h.pending + operands) <= h.node_capacity and is_half_free
+
+
 @external("int64(int64, int64)")
 def divide(context, lowest):  # type: ignore[no-untyped-def]
     """Divides the stamped nodes, of which number `lowest` is the first; returns how many parts that makes, at least 1.
@@ -279,13 +289,11 @@ def divide(context, lowest):  # type: ignore[no-untyped-def]
     Those of the rest keep their stamp; number `h.rest` is the first.
     """
     h = headers(context)[0]
-    parts = thread_count()
+    parts = max(thread_count(), min(h.pending // MANY, MOST))
     h.rest = lowest
     if parts == 1 or h.parts > 0 or h.overwriting == 0 or h.pending < wide() * parts * h.levels:
         return 1
-    operands = h.arg_count - nodes_at(h.nodes)[lowest].args  # or fewer
-    room = 16 * h.room + parts * MOST_SHADOWS * (SMALL + 16)
-    if h.value_top + room > h.value_end or h.pending + operands > h.node_capacity // 4 or h.time < 2 * waking():
+    if h.time < 2 * waking() or not has_room(h, lowest, parts):
         return 1
     rest = find_pieces(context, lowest, h.time // parts)
     if rest < 0 or deal_pieces(context, lowest, parts, rest) == 0:

@@ -149,6 +149,24 @@ def test_small_graphs_are_not_worth_it(model: dy.ParameterCollection) -> None:
     assert part_count() == 2
 
 
+def test_large_graphs_are_divided_for_one_thread_too(model: dy.ParameterCollection) -> None:
+    net = Network(model)
+    threads.set_threads(1)
+    words, step = sentences(4000), 500
+    net.clear()
+    for first in range(0, len(words), step):
+        dy.renew_cg()
+        dy.esum([net.loss(sentence) for sentence in words[first : first + step]]).backward()
+        assert part_count() == 0
+    expected = net.gradients()
+    net.clear()
+    dy.renew_cg()
+    dy.esum([net.loss(sentence) for sentence in words]).backward()
+    assert part_count() == graph.current.header["node_count"] // parts.MANY == 2
+    for found, gradient in zip(net.gradients(), expected, strict=True):
+        np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max())
+
+
 # ---- plans -----------------------------------------------------------------------------------------------------------
 
 
