@@ -61,7 +61,7 @@ ADDRESSES = (
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 HEADER_BYTES = HEADER.itemsize
 
-# of a part of a graph (parts.py): where its calls lie, and, while it is planned, where all of its begins
+# of a part of a graph (parts.py): its first call and the one behind its last; where its planning began to list
 PART = np.dtype([(name, "i8") for name in ("call", "stop", "order", "deferred", "merged")])
 
 NODES = 1 << 27
