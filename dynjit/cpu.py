@@ -121,8 +121,6 @@ def units_of(h, call, k):  # type: ignore[no-untyped-def]
         return 1  # products are divided inside
     units = np_int(call.count) if call.count > 1 else call.batch
     size = q.item * call.batch
-    if operator.flags & LIST and size < large():
-        return 1  # no operand is larger, and there may be thousands
     for other in range(call.arity):
         batch = int64s(h.arguments)[call.args + call.arity + other]
         size = max(size, batch * shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + other]].item)
@@ -206,6 +204,12 @@ def may_run_parts(h):  # type: ignore[no-untyped-def]
 
 
 @helper
+def missing(h, code, slot):  # type: ignore[no-untyped-def]
+    """Whether an operator's kernels, of which `slot` is the first, are not in the table yet: 0 forward, 1 gradients."""
+    return int64s(h.kernels)[code * SLOTS + slot] == 0
+
+
+@helper
 def missing_in_parts(h, slot):  # type: ignore[no-untyped-def]
     """The code of an operator in a part whose kernel is not in the table yet; -1 if none is missing."""
     parts = parts_at(h.part_table)
@@ -213,7 +217,7 @@ def missing_in_parts(h, slot):  # type: ignore[no-untyped-def]
         signature = calls_at(h.calls)[index].signature
         if signature != GATHER:
             code = np_int(signatures_at(h.signatures)[signature].op)
-            if int64s(h.kernels)[code * SLOTS + slot] == 0:
+            if missing(h, code, slot):
                 return code
     return -1
 
@@ -369,12 +373,6 @@ def start_backward(context, target, full):  # type: ignore[no-untyped-def]
 
 
 @helper
-def missing(h, code, arity):  # type: ignore[no-untyped-def]
-    """Whether the gradient kernels of an operator are not in the table yet."""
-    return int64s(h.kernels)[code * SLOTS + 1] == 0
-
-
-@helper
 def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
     """Adds the gradients of a call's operands, of a node (the first of the call) or all nodes like it."""
     nodes, args = nodes_at(h.nodes), int32s(h.args)
@@ -452,7 +450,7 @@ def run_call_back(h, context, index, hits):  # type: ignore[no-untyped-def]
                 add_apart(float32s(h.g), int64s(h.arguments), call)
         return -1
     code = np_int(signatures_at(h.signatures)[call.signature].op)
-    if missing(h, code, call.arity):
+    if missing(h, code, 1):
         return code
     if runs_whole(h, call, hits):
         differentiate(h, context, index, order[call.first])

@@ -60,10 +60,8 @@ def want(h, number):  # type: ignore[no-untyped-def]
 def forget_stamps(h):  # type: ignore[no-untyped-def]
     """Starts to count plans and backward passes anew, before their numbers are too large for stamps."""
     work = works_at(h.work)
-    for number in range(h.most_nodes):
-        work[number].stamp = 0
-        work[number].reached = 0
-    for number in range(h.node_capacity, h.node_capacity + SHADOWS):
+    for i in range(h.most_nodes + SHADOWS):
+        number = i if i < h.most_nodes else h.node_capacity + i - h.most_nodes
         work[number].stamp = 0
         work[number].reached = 0
     h.generation = 0
