@@ -13,14 +13,15 @@ import weakref
 from typing import Any
 
 import numpy as np
-from numba import carray, from_dtype, types
+from numba import from_dtype, types
 from numba.experimental import jitclass
 
 from dynjit import op
-from dynjit.jit import add_symbol, entry, helper, pointer_to
+from dynjit.jit import add_symbol, entry, helper
 from dynjit.memory import machine_memory, release, reserve
 from dynjit.shape import TABLE as SHAPES
 from dynjit.threads import MOST
+from dynjit.views import view_of
 
 NODE = np.dtype([(name, "i4") for name in ("signature", "args", "arity", "flags", "data", "shape")] + [("value", "i8")])
 NEEDS_GRADIENT, FROZEN = 1, 2  # flags of a node; behind them, two bits with those of each operand
@@ -67,17 +68,6 @@ PART = np.dtype([(name, "i8") for name in ("call", "stop", "order", "deferred", 
 NODES = 1 << 27
 SHADOWS = 1 << 12  # nodes behind all others, see parts.py
 SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
-
-
-def view_of(dtype: Any) -> Any:
-    """A function of compiled code: address -> array of unlimited length."""
-    cast = pointer_to(from_dtype(np.dtype(dtype)))
-
-    @helper
-    def view(address):  # type: ignore[no-untyped-def]
-        return carray(cast(address), 1 << 40)
-
-    return view
 
 
 headers, nodes_at, calls_at = view_of(HEADER), view_of(NODE), view_of(CALL)

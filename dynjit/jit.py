@@ -337,19 +337,6 @@ def prefetch(typing, address):  # type: ignore[no-untyped-def]
     return types.void(types.int64), codegen
 
 
-def pointer_to(element: Any) -> Callable:
-    """An intrinsic that makes a typed pointer of an address, for `carray`."""
-
-    @intrinsic
-    def cast(typing, address):  # type: ignore[no-untyped-def]
-        def codegen(target, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.inttoptr(args[0], target.get_value_type(signature.return_type))
-
-        return types.CPointer(element)(types.int64), codegen
-
-    return cast
-
-
 def add_symbol(name: str, address: int) -> None:
     """Makes an address known to compiled code under a name, which (unlike the address) the cache may hold."""
     binding.add_symbol(name, address)

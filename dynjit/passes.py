@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dynjit import threads
-from dynjit.arena import float32s, float64s, int64s, view_of
+from dynjit.arena import float32s, float64s, int64s
 from dynjit.jit import Compiled, add_entry, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.parameters import LookupParameters, Parameters, Stored
 from dynjit.scalars import ZERO
+from dynjit.views import view_of
 
 # updated together: offset, elements of a row, of the part of a row that a rule sees at once, rows, offset of the rows'
 # marks (or -1), whether trainers change it

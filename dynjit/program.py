@@ -21,12 +21,12 @@ from dynjit.arena import (
     shapes_at,
     signatures_at,
     space,
-    view_of,
 )
 from dynjit.jit import helper
 from dynjit.memory import reserve
 from dynjit.op import TABLE, WHOLE_BATCH
 from dynjit.ops.linear import SUMS_OF_PRODUCTS
+from dynjit.views import view_of
 
 FIRST = 1  # p[0] counts the blocks at a barrier
 MOST_PARTS = 1024

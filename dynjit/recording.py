@@ -25,11 +25,11 @@ from dynjit.arena import (
     random_state,
     signatures_at,
     states,
-    view_of,
 )
 from dynjit.arena import state as signature_state
 from dynjit.jit import add_symbol, entry, external, helper, python_symbol
 from dynjit.memory import reserve
+from dynjit.views import view_of
 
 SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript")
 PLAIN = (

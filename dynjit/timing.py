@@ -26,7 +26,6 @@ from dynjit.arena import (
     operators_at,
     shapes_at,
     signatures_at,
-    view_of,
 )
 from dynjit.cpu import (
     needs_gradient,
@@ -39,6 +38,7 @@ from dynjit.deferred import add_deferred, is_weight, join_deferred
 from dynjit.jit import add_symbol, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.memory import reserve
 from dynjit.shape import shapes
+from dynjit.views import view_of
 
 FORWARD, BACKWARD, WEIGHTS = 0, 1, 2  # the part of a step that a call belongs to
 NUMBER = 4  # bytes

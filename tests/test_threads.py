@@ -8,19 +8,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from numba import carray, types
 
 import dynjit as dy
 from dynjit import threads
-from dynjit.jit import entry, helper, pointer_to
+from dynjit.arena import int64s
+from dynjit.jit import entry
 
-cast = pointer_to(types.int64)
 WAKING = int(threads.pool[threads.WAKING])
-
-
-@helper
-def numbers(address):  # type: ignore[no-untyped-def]
-    return carray(cast(address), 1 << 20)
 
 
 @entry("void(int64, int64)")
@@ -29,13 +23,13 @@ def count_up(address, part):  # type: ignore[no-untyped-def]
     total = 0
     for i in range(2000):
         total += i ^ part
-    numbers(address)[part] += 1 + (total == 0)
+    int64s(address)[part] += 1 + (total == 0)
 
 
 @entry("void(int64, int64)")
 def share_inside(address, part):  # type: ignore[no-untyped-def]
     """A part that shares out work itself."""
-    threads.share(numbers(address)[0], address + 8 * (1 + 4 * part), 0, 4, WAKING)
+    threads.share(int64s(address)[0], address + 8 * (1 + 4 * part), 0, 4, WAKING)
 
 
 @pytest.fixture
