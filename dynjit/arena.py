@@ -17,7 +17,7 @@ from numba import from_dtype, types
 from numba.experimental import jitclass
 
 from dynjit import op
-from dynjit.jit import add_symbol, entry, helper
+from dynjit.jit import add_symbol, entry, helper, inline
 from dynjit.memory import machine_memory, release, reserve
 from dynjit.shape import TABLE as SHAPES
 from dynjit.threads import MOST
@@ -261,6 +261,37 @@ class Storage:
 # ---- appending -------------------------------------------------------------------------------------------------------
 
 
+@inline
+def stops_at(h, code):  # type: ignore[no-untyped-def]
+    """Of an operator's flags, those that let no gradient pass."""
+    return operators_at(h.operators)[code].flags & (op.NO_GRADIENT | op.STOPS)
+
+
+@inline
+def add_record(h, signature, shape, stops, arity, needs, flags, count):  # type: ignore[no-untyped-def]
+    """Adds a node whose `arity` operands and `count` data lie behind those of the others already.
+
+    stops: see stops_at;  needs: whether an operand needs gradients;  flags: the operands'.
+    """
+    node = h.node_count
+    if needs and stops:
+        h.stops = 1
+        if stops & op.NO_GRADIENT:
+            needs = 0
+    record = nodes_at(h.nodes)[node]
+    record.signature = signature
+    record.args = h.arg_count
+    record.arity = arity
+    record.flags = needs | flags
+    record.data = h.data_count
+    record.shape = shape
+    record.value = -1
+    h.node_count = node + 1
+    h.arg_count += arity
+    h.data_count += count
+    return node
+
+
 @helper
 def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyped-def]
     """Adds a node; operands and data are addresses of int64 numbers.  -1: the arena is full."""
@@ -279,23 +310,7 @@ def append(h, signature, operands, arity, data, count):  # type: ignore[no-untyp
     for i in range(count):
         stored[start + i] = numbers[i]
     q = signatures_at(h.signatures)[signature]
-    stops = operators_at(h.operators)[q.op].flags & (op.NO_GRADIENT | op.STOPS)
-    if needs and stops:
-        h.stops = 1
-        if stops & op.NO_GRADIENT:
-            needs = 0
-    record = nodes[node]
-    record.signature = signature
-    record.args = first
-    record.arity = arity
-    record.flags = needs | flags
-    record.data = start
-    record.shape = q.shape
-    record.value = -1
-    h.node_count = node + 1
-    h.arg_count = first + arity
-    h.data_count = start + count
-    return node
+    return add_record(h, signature, q.shape, stops_at(h, q.op), arity, needs, flags, count)
 
 
 @entry("int64(int64, int64, int64, int64, int64, int64)")

@@ -21,21 +21,21 @@ from dynjit.arena import (
 from dynjit.jit import entry, external, helper
 from dynjit.recording import (
     ARGUMENTS,
+    BYTES,
     DATA,
     INTS,
     KEY,
     MAX_FIELDS,
     OPERANDS,
+    add_node,
     count_of,
     entry_of,
     expression_of,
     fields_at,
-    finish,
     forms_at,
     front_ends,
     header_of,
     int_of,
-    integer_of,
     load,
     number_of,
     operand,
@@ -45,7 +45,7 @@ from dynjit.recording import (
     vectorcall,
     words,
 )
-from dynjit.slots import unary
+from dynjit.slots import binary, unary
 
 X, XS, INT, LENGTHS, END, FLOAT, INDEX, INDICES, SHARED, VALUES = (ord(letter) for letter in "xXiIefdDAv")
 NOTHING = 0  # of an argument without effect: it must be the default
@@ -90,7 +90,7 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
         field, o = fields_at(s.fields)[number * MAX_FIELDS + p], scratch[ARGUMENTS + p]
         letter = field.letter
         if letter == X:
-            node = operand(s, h, o)
+            node = operand(s, context, o)
             if node < 0:
                 return 0
             scratch[OPERANDS + arity] = node
@@ -100,7 +100,7 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
             if arity <= 0:
                 return 0
             for i in range(arity):
-                node = operand(s, h, entry_of(s, o, i))
+                node = operand(s, context, entry_of(s, o, i))
                 if node < 0:
                     return 0
                 scratch[OPERANDS + i] = node
@@ -154,7 +154,8 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
         length += 1
     if operator.flags & op.LEAF:
         return filled_leaf(s, h, length, floats, values)
-    return finish(s, context, length, arity, data)
+    node = add_node(context, length, arity, data)
+    return expression_of(s, h, node) if node >= 0 else 0
 
 
 @helper
@@ -194,13 +195,15 @@ def filled_leaf(s, h, length, floats, values):  # type: ignore[no-untyped-def]
 
 @entry("intp(intp, intp, intp, intp)")
 def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    """Serves all functions that stand for an operator; `self` is an int object: the form's number."""
+    """Serves all functions that stand for an operator; `self` is a bytes object: the form's number."""
     s = front_ends(state_address())[0]
     context = header_of(s)
-    number, _ = integer_of(headers(context)[0], self)
+    number = load(self + BYTES)
     form = forms_at(s.forms)[number]
-    if form.is_unary and nargs == 1 and names == 0:
+    if form.operands != nargs or names != 0:
+        result = collect(context, number, args, nargs, names)
+    elif nargs == 1:
         result = unary(s, context, form.code, load(args))
     else:
-        result = collect(context, number, args, nargs, names)
+        result = binary(s, context, form.code, load(args), load(args + 8))
     return result if result != 0 else vectorcall(form.slow, args, nargs, names)

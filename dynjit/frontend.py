@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from dynjit import calling, op, recording, slots
 from dynjit.arena import Storage
 from dynjit.jit import Compiled, read_sources
-from dynjit.recording import HANDLE, KINDS, MAX_FIELDS, NUMBER, PLAIN, SLOTS, fields, forms, nothing, state
+from dynjit.recording import BYTES, HANDLE, KINDS, MAX_FIELDS, NUMBER, PLAIN, SLOTS, fields, forms, nothing, state
 
 Class = TypeVar("Class")
 
@@ -58,6 +58,7 @@ is_native = (
     platform.python_implementation() == "CPython"
     and object.__basicsize__ == HANDLE
     and slice.__basicsize__ == HANDLE + 24
+    and bytes.__basicsize__ == BYTES + 1
     and getattr(sys, "_is_gil_enabled", lambda: True)()
 )
 kept: list[Any] = []  # what the interpreter holds only the address of
@@ -159,7 +160,7 @@ def new_form(operator: op.Operator, letters: str, slow: Callable, names: Iterabl
     number = state_of_forms["count"]
     state_of_forms["count"] += 1
     given = list(names)
-    forms[number] = operator.code, len(given), letters == "x" and not operator.is_list, id(slow)
+    forms[number] = operator.code, len(given), len(letters) if letters in ("x", "xx") else -1, id(slow)
     ranges = iter(operator.floats)
     for i, (name, default) in enumerate(given):
         letter = letters[i : i + 1]
@@ -212,12 +213,13 @@ def install(modules: Iterable[ModuleType]) -> None:
 
 
 def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Callable) -> Callable:
-    """A builtin of the compiled function, which gets `number` as its self."""
+    """A builtin of the compiled function, which gets `number` as its self, as bytes."""
     method = Method(name.encode(), compiled.address, FASTCALL_KEYWORDS, text.encode())
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
     kept.extend((method, twin))
-    return make(ctypes.addressof(method), number, "dynjit")  # type: ignore[no-any-return]
+    own = number.to_bytes(8, sys.byteorder)
+    return make(ctypes.addressof(method), own, "dynjit")  # type: ignore[no-any-return]
 
 
 def value_builtin(wants_place: bool) -> Callable | None:

@@ -53,6 +53,11 @@ def helper(function: Callable) -> Callable:
     return numba.njit(**OPTIONS)(function)
 
 
+def inline(function: Callable) -> Callable:
+    """A helper that becomes a part of its callers' code however long it is: it is called for every node."""
+    return numba.njit(forceinline=True, **OPTIONS)(function)
+
+
 # ---- the disk cache --------------------------------------------------------------------------------------------------
 
 

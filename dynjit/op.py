@@ -22,7 +22,6 @@ from dynjit.shape import Result, Shape, number_of, shapes
 SHARED, STACKED = "shared", "stacked"
 NEVER = ()  # group=NEVER: each node runs alone
 DERIVED = None  # a CUDA form that is generated from the CPU kernel, see cudakernels.py
-UNBOUNDED = 1 << 62
 MOST_COUNTED = (1 << 31) - 1  # where a field has 32 bits, more counts as this
 NODE_TIME, PER_NANOSECOND = 100, 13  # a node's share of planning; elements of a weight times columns, there and back
 FLAGGED = 14  # operands whose flags fit into a node's; nodes of one group agree in them
@@ -298,8 +297,7 @@ def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[S
         operator.code, arity, number_of(shape), len(key), start, start + len(key),
         shape.item, shape.batch, shape.size, shape.rows, shape.cols,
         shape.batch * per_item, min(max(x.size for x in (shape, *operands)), MOST_COUNTED),
-        UNBOUNDED if "r" in operator.params else result.bound,
-        result.scratch * shape.batch, 0, stands_alone(operator, operands, shape), len(ints),
+        result.bound, result.scratch * shape.batch, 0, stands_alone(operator, operands, shape), len(ints),
         sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
         *time_and_room(operator, operands, shape, result.scratch * shape.batch),
     )  # fmt: skip

@@ -13,21 +13,28 @@ from numba.extending import intrinsic
 
 from dynjit import op
 from dynjit.arena import (
+    FROZEN,
     HEADER,
+    HIGH,
+    MULTIPLIER,
+    NEEDS_GRADIENT,
     SCRATCH,
+    add_record,
     append,
     append_leaf,
     find_signature,
     headers,
+    int32s,
     int64s,
     nodes_at,
     operators_at,
     random_state,
     signatures_at,
     states,
+    stops_at,
 )
 from dynjit.arena import state as signature_state
-from dynjit.jit import add_symbol, entry, external, helper, python_symbol
+from dynjit.jit import add_symbol, entry, external, helper, inline, python_symbol
 from dynjit.memory import reserve
 from dynjit.views import view_of
 
@@ -38,17 +45,27 @@ PLAIN = (
 KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes")
 STATE = np.dtype(
     [(name, "i8") for name in ("header", "thread", "nothing", "table", "parameters", "forms")]
-    + [(name, "i8") for name in ("fields", "free", "free_count", "none")]
+    + [(name, "i8") for name in ("fields", "memos", "free", "free_count", "none")]
     + [(name, "i8") for name in KINDS]
     + [(f"slow_{name}", "i8") for name in (*SLOTS, "step", "steps")]
     + [(f"op_{name}", "i8") for name in PLAIN]
 )
 PARAMETER = np.dtype([("signature", "i8"), ("value", "i8"), ("flags", "i8")])
-# how a function is called that stands for an operator: one form each, and a field per argument
-FORM = np.dtype([(name, "i8") for name in ("code", "count", "is_unary", "slow")])
+# how a function is called that stands for an operator: one form each (operands: how many arguments there are if all are
+# operands, else -1), and a field per argument
+FORM = np.dtype([(name, "i8") for name in ("code", "count", "operands", "slow")])
 FIELD = np.dtype([("letter", "i8"), ("name", "i8"), ("default", "i8"), ("low", "f8"), ("high", "f8")])
 MAX_FIELDS = 8
+# short nodes, of which there are most: one or two operands, up to two integer parameters, up to one number or index.
+# What is known of their signatures lies in one cache line each.
+MEMO = np.dtype(
+    [(name, "i8") for name in ("what", "shapes", "first", "second", "bound")]
+    + [(name, "i4") for name in ("signature", "shape", "stops", "free1", "free2", "free3")]
+)
+MEMOS = 1 << 13
+NO_DATA, A_NUMBER, AN_INDEX = 1, 2, 3  # data of a short node
 HANDLE, NUMBER = 16, 24  # offsets of an expression's handle, and of a parameter's number, behind the object's head
+BYTES = 32  # where a bytes object's own begin
 START, STOP, STEP = 16, 24, 32  # offsets in a slice
 MAX_LIST = 1 << 20
 PLACE = 1 << 26  # more than there are numbers of shapes
@@ -58,8 +75,10 @@ HAS_COLLECTION = 1 << 14  # Py_TPFLAGS_HAVE_GC
 state = np.zeros(1, STATE)
 parameters = reserve(1 << 24, PARAMETER)
 forms, fields = reserve(op.TABLE.size, FORM), reserve(op.TABLE.size * MAX_FIELDS, FIELD)
+memos = reserve(MEMOS, MEMO)
 state[0]["table"], state[0]["parameters"] = signature_state.ctypes.data, parameters.ctypes.data
 state[0]["forms"], state[0]["fields"] = forms.ctypes.data, fields.ctypes.data
+state[0]["memos"] = memos.ctypes.data
 # until there is a graph: a header without room, so that compiled code hands everything over to the twins
 nothing = np.zeros(1, HEADER)
 scratch_of_nothing = reserve(SCRATCH, np.int64)
@@ -97,7 +116,7 @@ thread_number = python_function("PyThread_get_thread_ident", types.intp)
 clear_error = python_function("PyErr_Clear", types.void)
 
 words, front_ends, parameters_at = view_of("i8"), view_of(STATE), view_of(PARAMETER)
-forms_at, fields_at = view_of(FORM), view_of(FIELD)
+forms_at, fields_at, memos_at = view_of(FORM), view_of(FIELD), view_of(MEMO)
 # where they lie in the header's scratch numbers: the node in the making, and what a call was given
 KEY, OPERANDS, DATA = 0, 2 * MAX_LIST, 4 * MAX_LIST
 ARGUMENTS = DATA + MAX_LIST + 16
@@ -176,31 +195,37 @@ def entry_of(s, o, i):  # type: ignore[no-untyped-def]
     return list_item(o, i) if load(o + 8) == s.list else tuple_item(o, i)
 
 
-@helper
-def operand(s, h, o):  # type: ignore[no-untyped-def]
-    """The node of an operand; a parameter joins the graph on its first use.  -1: not the plain case."""
-    kind = load(o + 8)
-    if kind == s.expression:
-        handle = load(o + HANDLE)
-        node = handle & 0xFFFFFFFF
-        return node if handle >> 32 == h.version and node < h.node_count else -1
-    if kind == s.dense or kind == s.lookup_table:
-        parameter = parameters_at(s.parameters)[load(o + NUMBER)]
-        handle = load(o + HANDLE)
-        node = handle & 0xFFFFFFFF
-        if handle >> 32 == h.version and node < h.node_count:
-            known = nodes_at(h.nodes)[node]  # another node, perhaps, since the graph was cut back
-            is_same = known.value == parameter.value and known.signature == parameter.signature
-            if is_same and known.flags == parameter.flags:
-                return node
-        node = append_leaf(h, parameter.signature, parameter.value, parameter.flags)
-        if node >= 0:
-            words(o + HANDLE)[0] = h.version << 32 | node
-        return node
-    return -1
+@external("int64(int64, int64)")
+def parameter_node(context, o):  # type: ignore[no-untyped-def]
+    """The node of a parameter, which joins the graph on its first use.  -1: not the plain case."""
+    s, h, kind = front_ends(state_address())[0], headers(context)[0], load(o + 8)
+    if kind != s.dense and kind != s.lookup_table:
+        return -1
+    parameter = parameters_at(s.parameters)[load(o + NUMBER)]
+    handle = load(o + HANDLE)
+    node = handle & 0xFFFFFFFF
+    if handle >> 32 == h.version and node < h.node_count:
+        known = nodes_at(h.nodes)[node]  # another node, perhaps, since the graph was cut back
+        is_same = known.value == parameter.value and known.signature == parameter.signature
+        if is_same and known.flags == parameter.flags:
+            return node
+    node = append_leaf(h, parameter.signature, parameter.value, parameter.flags)
+    if node >= 0:
+        words(o + HANDLE)[0] = h.version << 32 | node
+    return node
 
 
-@helper
+@inline
+def operand(s, context, o):  # type: ignore[no-untyped-def]
+    """The node of an operand.  -1: not the plain case."""
+    if load(o + 8) != s.expression:
+        return parameter_node(context, o)
+    h, handle = headers(context)[0], load(o + HANDLE)
+    node = handle & 0xFFFFFFFF
+    return node if handle >> 32 == h.version and node < h.node_count else -1
+
+
+@inline
 def expression_of(s, h, node):  # type: ignore[no-untyped-def]
     """A new Expression object, if possible in the place of one that nobody needs any more."""
     result = s.free
@@ -232,8 +257,11 @@ def native_dealloc(o):  # type: ignore[no-untyped-def]
     drop(kind)
 
 
+# ---- adding nodes ----------------------------------------------------------------------------------------------------
+
+
 @external("int64(int64, int64, int64, int64)")
-def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
+def add_long(context, length, arity, data):  # type: ignore[no-untyped-def]
     """Appends the node whose key, operands and data lie in the scratch numbers; -1: not the plain case."""
     s = front_ends(state_address())[0]
     h = headers(context)[0]
@@ -246,15 +274,15 @@ def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
         return -1
     q = known[signature]
     operator = operators_at(h.operators)[q.op]
+    given = data - operator.floats
+    for i in range(operator.floats, data):
+        if scratch[DATA + i] < 0 or scratch[DATA + i] >= q.bound:
+            return -1
     if operator.flags & op.RANDOM:
         for i in range(q.ids):  # a random stream for each mini-batch item
             scratch[DATA + operator.floats + i] = words(h.seed)[1] + i
         words(h.seed)[1] += q.ids
         data = operator.floats + q.ids
-    given = data - operator.floats
-    for i in range(operator.floats, data):
-        if scratch[DATA + i] < 0 or scratch[DATA + i] >= q.bound:
-            return -1
     while given > 0 and data < operator.floats + q.ids:  # the same indices for all mini-batch items
         scratch[DATA + data] = scratch[DATA + data - given]
         data += 1
@@ -263,8 +291,85 @@ def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
     return append(h, signature, h.scratch + OPERANDS * 8, arity, h.scratch + DATA * 8, data)
 
 
-@helper
-def finish(s, context, length, arity, data):  # type: ignore[no-untyped-def]
-    """As `add_node`, with an Expression of it; 0: not the plain case."""
-    node = add_node(context, length, arity, data)
-    return expression_of(s, headers(context)[0], node) if node >= 0 else 0
+@inline
+def memo_of(s, what, shapes, first, second):  # type: ignore[no-untyped-def]
+    """The place for what is known of short nodes of these operands' shapes and integers; it may be another's."""
+    code = (np.uint64(what) * MULTIPLIER + np.uint64(shapes)) * MULTIPLIER
+    code += (np.uint64(first) * MULTIPLIER + np.uint64(second)) * (MULTIPLIER >> HIGH)
+    return memos_at(s.memos)[np.int64(code >> np.uint64(40)) & (MEMOS - 1)]
+
+
+@external("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
+def add_new(context, what, a, b, shapes, first, second, datum):  # type: ignore[no-untyped-def]
+    """As `add_short`, for nodes of a signature that is not remembered; then it is, if there is such a signature."""
+    s, h = front_ends(state_address())[0], headers(context)[0]
+    scratch, code, ints, data = int64s(h.scratch), what >> 8, (what >> 4) & 15, what & 15
+    arity, floats, count = 1 if b < 0 else 2, data == A_NUMBER, data != NO_DATA
+    scratch[KEY] = code
+    scratch[KEY + 1] = arity
+    scratch[OPERANDS] = a
+    scratch[OPERANDS + 1] = b
+    scratch[KEY + 2 + arity] = first
+    scratch[KEY + 3 + arity] = second
+    scratch[DATA] = datum
+    node = add_long(context, 2 + arity + ints, arity, count)
+    if node < 0:
+        return -1
+    q = signatures_at(h.signatures)[nodes_at(h.nodes)[node].signature]
+    operator = operators_at(h.operators)[q.op]
+    if operator.flags & op.RANDOM == 0 and operator.floats == floats and q.ids == count - floats:
+        memo = memo_of(s, what, shapes, first, second)
+        memo.what = what
+        memo.shapes = shapes
+        memo.first = first
+        memo.second = second
+        memo.bound = q.bound
+        memo.signature = nodes_at(h.nodes)[node].signature
+        memo.shape = q.shape
+        memo.stops = stops_at(h, q.op)
+    return node
+
+
+@inline
+def add_short(s, context, code, a, b, ints, first, second, data, datum):  # type: ignore[no-untyped-def]
+    """Appends a short node: operands a and b (-1: there is none), 0 to 2 integers, a number's bits or an index.
+
+    -1: not the plain case.
+    """
+    h = headers(context)[0]
+    nodes, args = nodes_at(h.nodes), int32s(h.args)
+    what, arity, used = np.int64(code << 8 | ints << 4 | data), 1, h.arg_count
+    shapes, needs = np.int64(nodes[a].shape), nodes[a].flags & NEEDS_GRADIENT
+    flags = (nodes[a].flags & (NEEDS_GRADIENT | FROZEN)) << 2
+    if b >= 0:
+        arity = 2
+        shapes |= np.int64(nodes[b].shape + 1) << 32
+        needs |= nodes[b].flags & NEEDS_GRADIENT
+        flags |= (nodes[b].flags & (NEEDS_GRADIENT | FROZEN)) << 4
+    memo = memo_of(s, what, shapes, first, second)
+    is_known = memo.what == what and memo.shapes == shapes and memo.first == first and memo.second == second
+    has_room = h.node_count < h.node_capacity and used + 2 <= h.arg_capacity and h.data_count < h.data_capacity
+    fits = data != AN_INDEX or 0 <= datum < memo.bound
+    if not (is_known and has_room and fits):
+        return add_new(context, what, a, b, shapes, first, second, datum)
+    args[used] = a
+    if b >= 0:
+        args[used + 1] = b
+    if data != NO_DATA:
+        int64s(h.data)[h.data_count] = datum
+    return add_record(h, memo.signature, memo.shape, memo.stops, arity, needs, flags, data != NO_DATA)
+
+
+@external("int64(int64, int64, int64, int64)")
+def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
+    """As `add_long`, quicker for short nodes."""
+    s, h = front_ends(state_address())[0], headers(context)[0]
+    scratch, ints = int64s(h.scratch), length - 2 - arity
+    if arity < 1 or arity > 2 or ints > 2 or data > 1:
+        return add_long(context, length, arity, data)
+    kind = NO_DATA if data == 0 else A_NUMBER if operators_at(h.operators)[scratch[KEY]].floats else AN_INDEX
+    return add_short(
+        s, context, scratch[KEY], scratch[OPERANDS], scratch[OPERANDS + 1] if arity == 2 else -1,
+        ints, scratch[KEY + 2 + arity] if ints > 0 else 0, scratch[KEY + 3 + arity] if ints > 1 else 0,
+        kind, scratch[DATA] if data else 0,
+    )  # fmt: skip

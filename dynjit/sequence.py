@@ -15,6 +15,7 @@ from dynjit import frontend, graph, op
 from dynjit.arena import headers, int64s
 from dynjit.jit import entry, external, helper
 from dynjit.recording import (
+    BYTES,
     DATA,
     KEY,
     OPERANDS,
@@ -26,7 +27,6 @@ from dynjit.recording import (
     expression_of,
     front_ends,
     header_of,
-    integer_of,
     list_item,
     list_size,
     load,
@@ -69,7 +69,7 @@ def step(context, program, objects):  # type: ignore[no-untyped-def]
         for i in range(arity):
             place = numbers[at + i]
             if scratch[PLACES + place] == UNKNOWN:
-                node = operand(s, h, list_item(objects, place - vectors - 1))
+                node = operand(s, context, list_item(objects, place - vectors - 1))
                 if node < 0:
                     return 0
                 scratch[PLACES + place] = node
@@ -106,7 +106,7 @@ def record_all(s, context, args, is_whole):  # type: ignore[no-untyped-def]
         return 0
     size, scratch = words(program)[1], int64s(h.scratch)
     for i in range(0 if is_first else size):
-        node = operand(s, h, entry_of(s, vectors, i))
+        node = operand(s, context, entry_of(s, vectors, i))
         if node < 0:
             return 0
         scratch[PLACES + i] = node
@@ -116,7 +116,7 @@ def record_all(s, context, args, is_whole):  # type: ignore[no-untyped-def]
     for t in range(steps):
         if t == 1 and is_first:
             program = program_of(s, programs, 1)
-        node = operand(s, h, given if is_whole else entry_of(s, given, t))
+        node = operand(s, context, given if is_whole else entry_of(s, given, t))
         if node < 0 or program == 0:
             return -1 - result
         scratch[PLACES + size] = node
@@ -136,7 +136,7 @@ def native_steps(self, args, nargs, names):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
     context = header_of(s)
     h = headers(context)[0]
-    is_whole, _ = integer_of(h, self)
+    is_whole = load(self + BYTES) == 1
     nodes, used, data, stream = h.node_count, h.arg_count, h.data_count, words(h.seed)[1]
     result = record_all(s, context, args, is_whole)
     if result > 0:

@@ -6,22 +6,25 @@ import numpy as np
 
 from dynjit.arena import float32s, float64s, headers, int64s, nodes_at, shapes_at, signatures_at
 from dynjit.cpu import forward
-from dynjit.jit import entry, helper
+from dynjit.jit import entry, helper, inline
 from dynjit.plan import plan
 from dynjit.recording import (
+    A_NUMBER,
+    AN_INDEX,
+    BYTES,
     DATA,
-    KEY,
+    NO_DATA,
     OPERANDS,
     PLACE,
     START,
     STEP,
     STOP,
-    finish,
+    add_short,
+    expression_of,
     front_ends,
     header_of,
     int_of,
     integer,
-    integer_of,
     load,
     new_float,
     new_list,
@@ -35,58 +38,43 @@ from dynjit.recording import (
 )
 
 
-@helper
-def binary(s, code, a, b):  # type: ignore[no-untyped-def]
+@inline
+def binary(s, context, code, a, b):  # type: ignore[no-untyped-def]
     """A node with two operands."""
-    context = header_of(s)
-    h = headers(context)[0]
-    scratch = int64s(h.scratch)
-    left = operand(s, h, a)
-    right = operand(s, h, b) if left >= 0 else -1
+    left = operand(s, context, a)
+    right = operand(s, context, b) if left >= 0 else -1
     if right < 0:
         return 0
-    scratch[KEY] = code
-    scratch[KEY + 1] = 2
-    scratch[OPERANDS] = left
-    scratch[OPERANDS + 1] = right
-    return finish(s, context, 4, 2, 0)
+    node = add_short(s, context, code, left, right, 0, 0, 0, NO_DATA, 0)
+    return expression_of(s, headers(context)[0], node) if node >= 0 else 0
 
 
-@helper
-def with_number(s, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
+@inline
+def with_number(s, context, code, x, o, sign, inverse):  # type: ignore[no-untyped-def]
     """A node with one operand and a number: sign * o, or sign / o."""
     value, is_plain = number_of(s, o)
     value *= sign
     if not is_plain or (value == 0 and inverse):
         return 0  # the twin says what is wrong
-    context = header_of(s)
-    h = headers(context)[0]
-    node = operand(s, h, x)
-    if node < 0:
+    h, source = headers(context)[0], operand(s, context, x)
+    if source < 0:
         return 0
-    scratch = int64s(h.scratch)
-    scratch[KEY] = code
-    scratch[KEY + 1] = 1
-    scratch[OPERANDS] = node
     float64s(h.scratch)[DATA] = 1 / value if inverse else value
-    return finish(s, context, 3, 1, 1)
+    node = add_short(s, context, code, source, -1, 0, 0, 0, A_NUMBER, int64s(h.scratch)[DATA])
+    return expression_of(s, h, node) if node >= 0 else 0
 
 
-@helper
+@inline
 def unary(s, context, code, x):  # type: ignore[no-untyped-def]
     """A node with one operand."""
-    h = headers(context)[0]
-    node = operand(s, h, x)
-    if node < 0:
+    source = operand(s, context, x)
+    if source < 0:
         return 0
-    scratch = int64s(h.scratch)
-    scratch[KEY] = code
-    scratch[KEY + 1] = 1
-    scratch[OPERANDS] = node
-    return finish(s, context, 3, 1, 0)
+    node = add_short(s, context, code, source, -1, 0, 0, 0, NO_DATA, 0)
+    return expression_of(s, headers(context)[0], node) if node >= 0 else 0
 
 
-@helper
+@inline
 def is_expression(s, o):  # type: ignore[no-untyped-def]
     kind = load(o + 8)
     return kind == s.expression or kind == s.dense or kind == s.lookup_table
@@ -101,58 +89,64 @@ def slow_pair(s, function, a, b):  # type: ignore[no-untyped-def]
     return vectorcall(function, overflow_flag(headers(header_of(s))[0]) + 8, 2, 0)
 
 
+AXIS = 0  # that a subscript is about
 BINARY, UNARY = "intp(intp, intp)", "intp(intp)"
 
 
 @entry(BINARY)
 def native_add(a, b):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
-    result = 0
-    if is_expression(s, a):
-        result = binary(s, s.op_add, a, b) if is_expression(s, b) else with_number(s, s.op_add_number, a, b, 1, False)
+    context = header_of(s)
+    if not is_expression(s, a):
+        result = with_number(s, context, s.op_add_number, b, a, 1, False)
+    elif is_expression(s, b):
+        result = binary(s, context, s.op_add, a, b)
     else:
-        result = with_number(s, s.op_add_number, b, a, 1, False)
+        result = with_number(s, context, s.op_add_number, a, b, 1, False)
     return result if result != 0 else slow_pair(s, s.slow_add, a, b)
 
 
 @entry(BINARY)
 def native_subtract(a, b):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
-    result = 0
-    if is_expression(s, a):
-        if is_expression(s, b):
-            result = binary(s, s.op_subtract, a, b)
-        else:
-            result = with_number(s, s.op_add_number, a, b, -1, False)
+    context = header_of(s)
+    if not is_expression(s, a):
+        result = with_number(s, context, s.op_number_minus, b, a, 1, False)
+    elif is_expression(s, b):
+        result = binary(s, context, s.op_subtract, a, b)
     else:
-        result = with_number(s, s.op_number_minus, b, a, 1, False)
+        result = with_number(s, context, s.op_add_number, a, b, -1, False)
     return result if result != 0 else slow_pair(s, s.slow_subtract, a, b)
 
 
 @entry(BINARY)
 def native_multiply(a, b):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
-    result = 0
-    if is_expression(s, a):
-        result = binary(s, s.op_product, a, b) if is_expression(s, b) else with_number(s, s.op_scale, a, b, 1, False)
+    context = header_of(s)
+    if not is_expression(s, a):
+        result = with_number(s, context, s.op_scale, b, a, 1, False)
+    elif is_expression(s, b):
+        result = binary(s, context, s.op_product, a, b)
     else:
-        result = with_number(s, s.op_scale, b, a, 1, False)
+        result = with_number(s, context, s.op_scale, a, b, 1, False)
     return result if result != 0 else slow_pair(s, s.slow_multiply, a, b)
 
 
 @entry(BINARY)
 def native_divide(a, b):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
+    context = header_of(s)
     result = 0
     if is_expression(s, a) and not is_expression(s, b):
-        result = with_number(s, s.op_scale, a, b, 1, True)
+        result = with_number(s, context, s.op_scale, a, b, 1, True)
     return result if result != 0 else slow_pair(s, s.slow_divide, a, b)
 
 
 @entry(BINARY)
 def native_matmul(a, b):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
-    result = binary(s, s.op_product, a, b) if is_expression(s, a) and is_expression(s, b) else 0
+    context = header_of(s)
+    result = binary(s, context, s.op_product, a, b) if is_expression(s, a) and is_expression(s, b) else 0
     return result if result != 0 else slow_pair(s, s.slow_matmul, a, b)
 
 
@@ -163,7 +157,7 @@ def native_negative(a):  # type: ignore[no-untyped-def]
     return result if result != 0 else slow_pair(s, s.slow_negative, a, a)
 
 
-@helper
+@inline
 def bound_of(s, h, o, missing, size):  # type: ignore[no-untyped-def]
     """A start or stop of a slice, counted from the front; -1: not the plain case."""
     if o == s.none:
@@ -174,60 +168,51 @@ def bound_of(s, h, o, missing, size):  # type: ignore[no-untyped-def]
     return value + size if value < 0 else value
 
 
-@helper
-def first_axis(s, h, a):  # type: ignore[no-untyped-def]
+@inline
+def first_axis(s, context, a):  # type: ignore[no-untyped-def]
     """(node, size of its first axis) of an expression; node -1: not the plain case."""
-    node = operand(s, h, a)
+    h, node = headers(context)[0], operand(s, context, a)
     if node < 0:
         return node, np.int64(0)
     return node, shapes_at(h.shapes)[nodes_at(h.nodes)[node].shape].rows
 
 
-@helper
-def slice_of(s, a, b):  # type: ignore[no-untyped-def]
+@inline
+def slice_of(s, context, a, b):  # type: ignore[no-untyped-def]
     """x[start:stop]; 0: not the plain case."""
-    context = header_of(s)
     h = headers(context)[0]
-    node, rows = first_axis(s, h, a)
-    if node < 0 or load(a + 8) == s.lookup_table or load(b + STEP) != s.none:
+    source, rows = first_axis(s, context, a)
+    if source < 0 or load(a + 8) == s.lookup_table or load(b + STEP) != s.none:
         return 0
     start = bound_of(s, h, load(b + START), np.int64(0), rows)
     stop = bound_of(s, h, load(b + STOP), rows, rows)
     if start < 0 or stop <= start or stop - start == rows:
         return 0
-    scratch = int64s(h.scratch)
-    scratch[KEY] = s.op_pick_range
-    scratch[KEY + 1] = 1
-    scratch[KEY + 3] = stop - start
-    scratch[KEY + 4] = 0  # the axis
-    scratch[OPERANDS] = node
-    scratch[DATA] = start
-    return finish(s, context, 5, 1, 1)
+    node = add_short(s, context, s.op_pick_range, source, -1, 2, stop - start, AXIS, AN_INDEX, start)
+    return expression_of(s, h, node) if node >= 0 else 0
 
 
-@helper
-def entry_at(s, a, b):  # type: ignore[no-untyped-def]
+@inline
+def entry_at(s, context, a, b):  # type: ignore[no-untyped-def]
     """x[i] of an expression, table[i] of a lookup table; 0: not the plain case."""
-    context = header_of(s)
     h = headers(context)[0]
     index, is_plain = int_of(s, h, b)
-    node, rows = first_axis(s, h, a)
-    if not is_plain or node < 0:
+    source, rows = first_axis(s, context, a)
+    if not is_plain or source < 0:
         return 0
-    is_table = load(a + 8) == s.lookup_table
-    scratch = int64s(h.scratch)
-    scratch[KEY] = s.op_lookup if is_table else s.op_pick
-    scratch[KEY + 1] = 1
-    scratch[KEY + 3] = 0  # pick's axis
-    scratch[OPERANDS] = node
-    scratch[DATA] = index if is_table or index >= 0 else index + rows
-    return finish(s, context, 3 if is_table else 4, 1, 1)
+    if load(a + 8) == s.lookup_table:
+        node = add_short(s, context, s.op_lookup, source, -1, 0, 0, 0, AN_INDEX, index)
+    else:
+        index += rows if index < 0 else 0
+        node = add_short(s, context, s.op_pick, source, -1, 1, AXIS, 0, AN_INDEX, index)
+    return expression_of(s, h, node) if node >= 0 else 0
 
 
 @entry(BINARY)
 def native_subscript(a, b):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
-    result = slice_of(s, a, b) if load(b + 8) == s.slice else entry_at(s, a, b)
+    context = header_of(s)
+    result = slice_of(s, context, a, b) if load(b + 8) == s.slice else entry_at(s, context, a, b)
     return result if result != 0 else slow_pair(s, s.slow_subscript, a, b)
 
 
@@ -238,8 +223,8 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     `self` 0: a float, or for a vector a list;  1: where it lies, as offset * PLACE + number of the shape.
     """
     s = front_ends(state_address())[0]
-    h = headers(header_of(s))[0]
-    number = operand(s, h, load(args))
+    context = header_of(s)
+    h, number = headers(context)[0], operand(s, context, load(args))
     if number < 0:
         return integer(-1)
     node = nodes_at(h.nodes)[number]
@@ -252,8 +237,7 @@ def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
     if h.calls_done < h.call_count and forward(s.header) >= 0:
         return integer(-1)
     q = signatures_at(h.signatures)[node.signature]
-    wants_place, _ = integer_of(h, self)
-    if wants_place:
+    if load(self + BYTES) == 1:
         return integer(node.value * PLACE + q.shape)
     values = float32s(h.v)[node.value : node.value + q.size]
     if q.size == 0 or shapes_at(h.shapes)[q.shape].rank > 1:

@@ -293,6 +293,32 @@ def test_inputs() -> None:
     assert dy.scalarInput(1.5).value() == 1.5
 
 
+@pytest.mark.parametrize("seed", [1, 1 << 30, (1 << 31) - 1])  # streams begin with the seed
+def test_compiled_code_alone_draws_streams(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dy.renew_cg()
+    x = dy.inputVector([1.0, 2.0])
+    x + dy.dropout(x, 0.5), dy.random_normal(2)  # signatures that are known from now on
+    initializers.reset_random_seed(seed)
+    monkeypatch.setattr(op, "recorder", lambda operator, arguments: pytest.fail(f"{operator.name}: Python's twin"))
+    assert np.isfinite((x + dy.dropout(x, 0.5)).npvalue() + dy.random_normal(2).npvalue()).all()
+
+
+def test_memos_are_of_all_that_a_signature_is_of() -> None:
+    dy.renew_cg()
+    vectors = [dy.inputVector([0.5] * size) for size in range(1, 40)]
+    matrix = dy.inputTensor(np.ones((40, 3)))
+    for _ in range(2):  # then all are known; there are more of them than fit without collisions
+        for x in vectors:
+            size = x.dim()[0][0]
+            for y in vectors:
+                assert (x * dy.transpose(y)).dim()[0] == (size, y.dim()[0][0])
+            assert matrix[:size].dim()[0] == (size, 3) and dy.pick_range(matrix, 0, 1, 1).dim()[0] == (40, 1)
+            assert x[size - 1].dim()[0] == (1,)
+            for index in (size, -size - 1, 1 << 40):
+                with pytest.raises(IndexError):
+                    x[index]
+
+
 def test_random_streams_are_the_same() -> None:
     found = []
     for alone in (False, True):
