@@ -70,9 +70,11 @@ SHADOWS = 1 << 12  # nodes behind all others, see parts.py
 SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
 
 
-headers, nodes_at, calls_at = view_of(HEADER), view_of(NODE), view_of(CALL)
-works_at, keys_at, parts_at = view_of(WORK), view_of(KEY), view_of(PART)
-signatures_at, operators_at, shapes_at = view_of(op.SIGNATURE), view_of(op.OPERATOR), view_of(SHAPES.dtype)
+headers = view_of(HEADER, constant={*LIMITS, *ADDRESSES} - {"initials"})
+nodes_at, calls_at, works_at, keys_at, parts_at = (view_of(kind) for kind in (NODE, CALL, WORK, KEY, PART))
+signatures_at, operators_at, shapes_at = (
+    view_of(kind, constant=kind.names) for kind in (op.SIGNATURE, op.OPERATOR, SHAPES.dtype)
+)
 int32s, int64s, float32s, float64s = view_of("i4"), view_of("i8"), view_of("f4"), view_of("f8")
 
 
