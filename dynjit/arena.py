@@ -31,8 +31,10 @@ CALL = np.dtype(
         ("signature", "i4"), ("arity", "i4"), ("j", "i4"), ("deferred", "i4"),
         ("y", "i8"), ("args", "i8"), ("batch", "i8"), ("scratch", "i8"), ("ids", "i8"), ("floats", "i8"),
         ("first", "i4"), ("count", "i4"), ("active", "i4"), ("takes", "i4"),
+        ("ahead", "i4"), ("behind", "i4"),  # other calls of the same group that follow, and that come before
     ]
 )  # fmt: skip
+MORE = 32  # the index of a call that a kernel is given has in the bits from this one on how many more calls follow
 GATHER = -1  # the signature of a call that copies scattered operands together
 
 # what planning knows of a node, and of a group key: one record each, since it is needed together
@@ -47,7 +49,7 @@ KEY = np.dtype(
 
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
-    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "stop", "pending",
+    "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "pending",
     "highest", "overwriting", "overwritten", "whole",
     "whole_reached", "stops", "merged", "most_nodes",
     "parts", "is_part", "lowest", "rest", "shadows", "initial_count", "levels", "time", "room", "part_time",

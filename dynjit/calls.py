@@ -2,7 +2,8 @@
 
 All results of one group key lie end to end in the order of execution.  A group becomes one call if its operands lie end
 to end too; otherwise an operator with shared operands (a product) gets its scattered operands copied together, and any
-other operator gets one call per contiguous run: for it a copy would cost as much as the work.
+other operator gets one call per contiguous run: for it a copy would cost as much as the work.  Its calls follow each
+other, and one start of the kernel serves them all.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def new_call(h, signature, node, arity, y, batch):  # type: ignore[no-untyped-de
     call.floats = nodes_at(h.nodes)[node].data
     call.active = 0
     call.takes = -1
+    call.ahead = 0
+    call.behind = 0
     h.argument_count += 2 * arity
     h.call_count += 1
     return call
@@ -340,12 +343,15 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     if operator.shared:
         call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
     else:
-        i = first
+        i, first_call = first, h.call_count + 0
         while i < first + count:
             length = run_length(context, i, first + count, takes) if count > 1 else 1
             index = call_run(context, i, length, takes)
             calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
             i += length
+        for index in range(first_call, h.call_count if h.call_count > first_call + 1 else first_call):
+            calls_at(h.calls)[index].ahead = h.call_count - 1 - index
+            calls_at(h.calls)[index].behind = index - first_call
     if takes >= 0:
         h.overwritten += count
         for i in range(first, first + count):

@@ -10,6 +10,7 @@ from dynjit.arena import (
     FROZEN,
     GATHER,
     HEADER_BYTES,
+    MORE,
     NEEDS_GRADIENT,
     calls_at,
     float32s,
@@ -104,6 +105,8 @@ def cut(h, index, target, args, units, first, stop):  # type: ignore[no-untyped-
     part.first = call.first + (first if call.count > 1 else 0)
     part.count = stop - first if call.count > 1 else 1
     part.takes = call.takes
+    part.ahead = 0
+    part.behind = 0
     for k in range(call.arity):
         batch = arguments[call.args + call.arity + k]
         shape = shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + k]]
@@ -153,13 +156,24 @@ def run_parts(context, index, address, k):  # type: ignore[no-untyped-def]
 
 
 @helper
-def run_kernel(context, index, address, k):  # type: ignore[no-untyped-def]
-    """Runs a kernel over a call, in forward (k is -1) or for the gradient of operand k."""
+def run_kernel(context, index, more, address, k):  # type: ignore[no-untyped-def]
+    """Runs a kernel over a call and `more` that follow, in forward (k is -1) or for the gradient of operand k."""
     h = headers(context)[0]
-    if thread_count() == 1 or h.is_part or is_small(h, calls_at(h.calls)[index]):
-        call_kernel(address, context, index)
-    else:
-        run_parts(context, index, address, k)
+    may_share = thread_count() > 1 and not h.is_part
+    number, last = np_int(index), index + more
+    while number <= last:
+        stop = last + 1
+        if may_share:
+            stop = number
+            while stop <= last and is_small(h, calls_at(h.calls)[stop]):
+                stop += 1
+        if stop > number:
+            call_kernel(address, context, number | (stop - number - 1) << MORE)
+        else:
+            calls_at(h.calls)[number].j = calls_at(h.calls)[index].j
+            run_parts(context, number, address, k)
+            stop += 1
+        number = stop
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -178,8 +192,11 @@ def catch_up(context, index):  # type: ignore[no-untyped-def]
 
 
 @helper
-def run_call(h, context, index):  # type: ignore[no-untyped-def]
-    """Runs a call; returns -1, or the code of an operator whose kernel is not in the table yet."""
+def run_call(h, context, index, more):  # type: ignore[no-untyped-def]
+    """Runs a call, and `more` of its group that follow.
+
+    Returns -1, or the code of an operator whose kernel is not in the table yet.
+    """
     call = calls_at(h.calls)[index]
     if call.signature == GATHER:
         if h.wide:
@@ -192,8 +209,9 @@ def run_call(h, context, index):  # type: ignore[no-untyped-def]
     if address == 0:
         return code
     if int64s(h.late)[0] > 0 and signatures_at(h.signatures)[call.signature].ids > 0:
-        catch_up(context, index)
-    run_kernel(context, index, address, -1)
+        for number in range(index, index + more + 1):
+            catch_up(context, number)
+    run_kernel(context, index, more, address, -1)
     return -1
 
 
@@ -237,8 +255,11 @@ def forward_part(first_header, part):  # type: ignore[no-untyped-def]
     context = first_header + part * HEADER_BYTES
     h = headers(context)[0]
     known = parts_at(h.part_table)[part]
-    for index in range(known.call, known.stop):
-        run_call(h, context, index)
+    index = known.call + 0
+    while index < known.stop:
+        more = calls_at(h.calls)[index].ahead + 0
+        run_call(h, context, index, more)
+        index += more + 1
 
 
 address_of_forward_part = address_of(forward_part)
@@ -264,10 +285,11 @@ def run_calls(context):  # type: ignore[no-untyped-def]
             run_all_parts(context, address_of_forward_part(), h.part_time // 3)
             h.calls_done = parts_at(h.part_table)[h.parts - 1].stop
         else:
-            code = run_call(h, context, h.calls_done)
+            more = calls_at(h.calls)[h.calls_done].ahead + 0
+            code = run_call(h, context, h.calls_done, more)
             if code >= 0:
                 return code
-            h.calls_done += 1
+            h.calls_done += more + 1
     return -1
 
 
@@ -373,8 +395,8 @@ def start_backward(context, target, full):  # type: ignore[no-untyped-def]
 
 
 @helper
-def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
-    """Adds the gradients of a call's operands, of a node (the first of the call) or all nodes like it."""
+def differentiate(h, context, index, more, number):  # type: ignore[no-untyped-def]
+    """Adds the gradients of the operands of a call, of which `number` is a node, and of `more` calls that follow."""
     nodes, args = nodes_at(h.nodes), int32s(h.args)
     signatures, operators, kernels = signatures_at(h.signatures), operators_at(h.operators), int64s(h.kernels)
     call = calls_at(h.calls)[index]
@@ -392,9 +414,9 @@ def differentiate(h, context, index, number):  # type: ignore[no-untyped-def]
             address = kernels[q.op * SLOTS + 1 + (0 if operator.flags & LIST else k)]
             if address != 1:
                 call.j = k
-                run_kernel(context, index, address, k)
+                run_kernel(context, index, more, address, k)
     if call.takes >= 0 and kernels[q.op * SLOTS + IN_PLACE] != 1:  # the last, for the others read dy
-        run_kernel(context, index, kernels[q.op * SLOTS + IN_PLACE], call.takes)
+        run_kernel(context, index, more, kernels[q.op * SLOTS + IN_PLACE], call.takes)
 
 
 @helper
@@ -407,7 +429,7 @@ def differentiate_some(h, context, index):  # type: ignore[no-untyped-def]
             cut(h, index, own, h.argument_count, call.count, i, i + 1)
             h.call_count += 1  # in use, for a part of it may be shared among threads
             h.argument_count += 2 * call.arity
-            differentiate(h, context, own, number)
+            differentiate(h, context, own, 0, number)
             h.call_count -= 1
             h.argument_count -= 2 * call.arity
 
@@ -436,8 +458,8 @@ def runs_whole(h, call, hits):  # type: ignore[no-untyped-def]
 
 
 @helper
-def run_call_back(h, context, index, hits):  # type: ignore[no-untyped-def]
-    """Adds the gradients of a call of which `hits` nodes are reached; returns as `run_call`."""
+def run_call_back(h, context, index, more, hits):  # type: ignore[no-untyped-def]
+    """Adds the gradients of a call of which `hits` nodes are reached, and of `more` like it; returns as `run_call`."""
     if hits == 0:
         return -1
     call, order = calls_at(h.calls)[index], int32s(h.order)
@@ -453,7 +475,7 @@ def run_call_back(h, context, index, hits):  # type: ignore[no-untyped-def]
     if missing(h, code, 1):
         return code
     if runs_whole(h, call, hits):
-        differentiate(h, context, index, order[call.first])
+        differentiate(h, context, index, more, order[call.first])
     else:
         differentiate_some(h, context, index)
     return -1
@@ -467,7 +489,7 @@ def may_go_back_by_parts(h):  # type: ignore[no-untyped-def]
     """
     if h.parts == 0 or not h.whole_reached or h.full or h.wide:
         return False
-    return h.cursor == parts_at(h.part_table)[h.parts - 1].stop and h.stop <= parts_at(h.part_table)[0].call
+    return h.cursor == parts_at(h.part_table)[h.parts - 1].stop
 
 
 @external("void(int64, int64)")
@@ -476,8 +498,11 @@ def backward_part(first_header, part):  # type: ignore[no-untyped-def]
     context = first_header + part * HEADER_BYTES
     h = headers(context)[0]
     known = parts_at(h.part_table)[part]
-    for index in range(known.stop - 1, known.call - 1, -1):
-        run_call_back(h, context, index, reached_nodes(h, index))
+    index = known.stop + 0
+    while index > known.call:
+        more = calls_at(h.calls)[index - 1].behind + 0
+        index -= more + 1
+        run_call_back(h, context, index, more, reached_nodes(h, index))
 
 
 address_of_backward_part = address_of(backward_part)
@@ -495,7 +520,7 @@ def backward(context):  # type: ignore[no-untyped-def]
 @helper
 def run_calls_back(context):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
-    while h.cursor > h.stop:
+    while h.cursor > 0:
         if may_go_back_by_parts(h):
             code = missing_in_parts(h, 1)
             if code >= 0:
@@ -503,11 +528,13 @@ def run_calls_back(context):  # type: ignore[no-untyped-def]
             run_all_parts(context, address_of_backward_part(), h.part_time - h.part_time // 3)
             h.cursor = parts_at(h.part_table)[0].call
         else:
-            code = run_call_back(h, context, h.cursor - 1, reached_nodes(h, h.cursor - 1))
+            # a group's calls go together, unless some of their nodes are not reached
+            more = calls_at(h.calls)[h.cursor - 1].behind if h.whole_reached else 0
+            first = h.cursor - 1 - more
+            code = run_call_back(h, context, first, more, reached_nodes(h, first))
             if code >= 0:
                 return code
-            h.cursor -= 1
-    if h.stop == 0:
-        for i in range(join_deferred(context)):
-            add_deferred(h, context, i)
+            h.cursor = first
+    for i in range(join_deferred(context)):
+        add_deferred(h, context, i)
     return -1

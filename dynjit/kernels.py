@@ -1,7 +1,8 @@
 """The table of kernel addresses.
 
 A kernel's parameter names are its contract: they say what it wants to know of a call.  An adapter is generated from the
-names, gives the kernel the uniform form `void(context, index of the call)`, and is compiled when it is first needed.
+names, gives the kernel the uniform form `void(context, index)`, and is compiled when it is first needed.  The index
+is that of a call, and in its high bits how many more calls are to be made; or -1 - that of a deferred record.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ KERNEL = "void(int64, int64)"
 NARROW, WIDE = 0, 1  # float32, float64
 
 PARAMETERS = {  # parameter name (with # for the number of an operand or attribute): expression over call c, signature q
-    "v": "v", "g": "g", "y": "c.y", "s": "c.scratch", "j": "c.j", "k": "c.arity", "arg": "arguments", "a": "c.args",
+    "v": "v", "g": "g", "y": "c.y", "s": "c.scratch", "j": "calls[first].j", "k": "c.arity",
+    "arg": "arguments", "a": "c.args",
     "n": "q.item * c.batch", "item": "q.item", "rows": "q.rows", "cols": "q.cols", "batch": "c.batch",
     "x#": "arguments[c.args + #]", "batch#": "arguments[c.args + c.arity + #]",
     "n#": "shapes[pool[q.key + 2 + #]].item * arguments[c.args + c.arity + #]",
@@ -35,12 +37,14 @@ PARAMETERS = {  # parameter name (with # for the number of an operand or attribu
 BODY = """
 def {name}(context, index):
     h = headers(context)[0]
-    c = calls_at(h.calls)[index] if index >= 0 else calls_at(h.deferred)[-1 - index]
-    q = signatures_at(h.signatures)[c.signature]
-    v, g = floats(h.v), floats(h.g)
+    calls = calls_at(h.calls) if index >= 0 else calls_at(h.deferred)
+    first = index & (1 << MORE) - 1 if index >= 0 else -1 - index
+    signatures, shapes, v, g = signatures_at(h.signatures), shapes_at(h.shapes), floats(h.v), floats(h.g)
     arguments, pool, data, doubles = int64s(h.arguments), int64s(h.pool), int64s(h.data), float64s(h.data)
-    shapes = shapes_at(h.shapes)
-    run({arguments})
+    for one in range(first, first + 1 + max(index >> MORE, 0)):
+        c = calls[one]
+        q = signatures[c.signature]
+        run({arguments})
 """
 
 
@@ -65,8 +69,8 @@ def adapter(operator: op.Operator, kernel: Callable, width: int) -> Compiled:
     scope: dict[str, Any] = {
         "headers": arena.headers, "calls_at": arena.calls_at, "signatures_at": arena.signatures_at,
         "shapes_at": arena.shapes_at, "int64s": arena.int64s, "float64s": arena.float64s, "number": number,
-        "floats": arena.float64s if width else arena.float32s, "run": numba.njit(**options)(kernel),
-        "__name__": operator.module,
+        "floats": arena.float64s if width else arena.float32s, "run": numba.njit(forceinline=True, **options)(kernel),
+        "MORE": arena.MORE, "__name__": operator.module,
     }  # fmt: skip
     exec(compile(BODY.format(name=name, arguments=arguments), f"<dynjit adapter of {name}>", "exec"), scope)
     return Compiled(scope[name], KERNEL, operator.module, __name__)

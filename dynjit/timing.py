@@ -209,7 +209,7 @@ def time_calls(context, recorder):  # type: ignore[no-untyped-def]
     h, r = headers(context)[0], recorders_at(recorder)[0]
     while h.calls_done < h.call_count:
         start = now(recorder)
-        code = run_call(h, context, h.calls_done)
+        code = run_call(h, context, h.calls_done, 0)
         if code >= 0:
             return code
         note_forward(h, r, h.calls_done, start, now(recorder))
@@ -229,21 +229,20 @@ def timed_backward(context, recorder):  # type: ignore[no-untyped-def]
 @helper
 def time_calls_back(context, recorder):  # type: ignore[no-untyped-def]
     h, r = headers(context)[0], recorders_at(recorder)[0]
-    while h.cursor > h.stop:
+    while h.cursor > 0:
         hits = reached_nodes(h, h.cursor - 1)
         start = now(recorder)
-        code = run_call_back(h, context, h.cursor - 1, hits)
+        code = run_call_back(h, context, h.cursor - 1, 0, hits)
         if code >= 0:
             return code
         if hits > 0:
             note_backward(h, r, h.cursor - 1, hits, start, now(recorder))
         h.cursor -= 1
-    if h.stop == 0:
-        for i in range(join_deferred(context)):
-            if calls_at(h.deferred)[i].active:
-                start = now(recorder)
-                add_deferred(h, context, i)
-                note_backward(h, r, -1 - i, 0, start, now(recorder))
+    for i in range(join_deferred(context)):
+        if calls_at(h.deferred)[i].active:
+            start = now(recorder)
+            add_deferred(h, context, i)
+            note_backward(h, r, -1 - i, 0, start, now(recorder))
     return -1
 
 
