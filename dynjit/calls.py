@@ -22,7 +22,7 @@ from dynjit.arena import (
     shapes_at,
     signatures_at,
 )
-from dynjit.jit import external, helper
+from dynjit.jit import external, helper, inline
 
 FIXED, MOVING = 1, 2  # how an operand's offset changes along a run
 
@@ -109,36 +109,40 @@ def finish_call(context, index, first, count):  # type: ignore[no-untyped-def]
         collect_ids(h, call, first, count)
 
 
+@inline
+def follow_each_other(h, first, count, k, step, start, takes):  # type: ignore[no-untyped-def]
+    """How many of the nodes order[first : first + count], from the first on, have operand k a `step` apart."""
+    nodes, order, i = nodes_at(h.nodes), int32s(h.order), 1
+    while i < count and operand_place(h, nodes[order[first + i]], k, takes) == start + i * step:
+        i += 1
+    return i
+
+
 @external("int64(int64, int64, int64, int64)")
 def run_length(context, first, stop, takes):  # type: ignore[no-untyped-def]
     """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
     h = headers(context)[0]
     nodes, order, mode, data = nodes_at(h.nodes), int32s(h.order), int32s(h.mode), int64s(h.data)
-    shapes, pool = shapes_at(h.shapes), int64s(h.pool)
-    head = nodes[order[first]]
+    head, count = nodes[order[first]], stop - first
     q = signatures_at(h.signatures)[head.signature]
     operator = operators_at(h.operators)[q.op]
     for k in range(head.arity):
-        mode[k] = 0
-    i = first + 1
-    while i < stop:
-        node = nodes[order[i]]
-        for f in range(operator.floats):
-            if data[node.data + f] != data[head.data + f]:
-                return i - first
-        for k in range(head.arity):
-            shape = shapes[pool[q.key + 2 + k]]
-            start, offset = operand_place(h, head, k, takes), operand_place(h, node, k, takes)
-            may_move = shape.batch == q.batch or shape.batch > 1
-            may_stay = shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1
-            if may_move and mode[k] != FIXED and offset == start + (i - first) * shape.item * shape.batch:
-                mode[k] = MOVING
-            elif may_stay and mode[k] != MOVING and offset == start:
-                mode[k] = FIXED
-            else:
-                return i - first
-        i += 1
-    return i - first
+        shape = shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + k]]
+        start, moved = operand_place(h, head, k, takes), 1
+        if shape.batch == q.batch or shape.batch > 1:
+            moved = follow_each_other(h, first, count, k, shape.item * shape.batch, start, takes)
+        mode[k] = MOVING if moved > 1 else FIXED
+        if moved == 1 and shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1:
+            moved = follow_each_other(h, first, count, k, 0, start, takes)
+        count = moved
+        if count == 1:
+            return 1
+    for f in range(operator.floats):
+        i = 1
+        while i < count and data[nodes[order[first + i]].data + f] == data[head.data + f]:
+            i += 1
+        count = i
+    return count
 
 
 @external("int64(int64, int64, int64, int64)")

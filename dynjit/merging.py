@@ -10,14 +10,20 @@ Noise is never equal: each such node has a random stream of its own among its da
 
 from __future__ import annotations
 
+import numpy as np
+
 from dynjit.arena import headers, int32s, int64s, mixed, nodes_at, operators_at, signatures_at, works_at
-from dynjit.jit import external, helper
+from dynjit.jit import external, helper, inline
+from dynjit.views import view_of
 
 LEAST = 256  # pending nodes; in smaller graphs little is equal
 WORTH = 8  # one lookup of so many must be another's twin, or what depends on them is not searched
 NOT_EQUAL, MAY_BE_EQUAL, TARGET = 0, 1, 2  # of a node: whether there may be a twin
 CANDIDATE = 4  # added to these: an operand may have a twin
+KNOWN = np.dtype([("code", "i4"), ("node", "i4")])  # a node that others may equal: bits of its hash, its number (not 0)
+BUCKET, MOST_KNOWN = 8, 1 << 14  # known nodes that are compared, a cache line of them; all of them
 NEVER_READY = 1 << 30
+known_at = view_of(KNOWN)
 
 
 @helper
@@ -34,7 +40,7 @@ def data_size(h, node):  # type: ignore[no-untyped-def]
     return operators_at(h.operators)[q.op].floats + q.ids
 
 
-@helper
+@inline
 def code_of(h, node):  # type: ignore[no-untyped-def]
     """Hash of all that a node's value depends on."""
     args, data = int32s(h.args), int64s(h.data)
@@ -46,7 +52,7 @@ def code_of(h, node):  # type: ignore[no-untyped-def]
     return code
 
 
-@helper
+@inline
 def equal(h, a, b):  # type: ignore[no-untyped-def]
     """Whether two nodes have the same value and pass gradients on alike."""
     if a.signature != b.signature or a.flags != b.flags:
@@ -61,20 +67,34 @@ def equal(h, a, b):  # type: ignore[no-untyped-def]
 
 
 @helper
+def clear_known(h):  # type: ignore[no-untyped-def]
+    """Empties the table of known nodes; returns its size, a power of two."""
+    known, size = known_at(h.slots), BUCKET
+    while 2 * size <= min(2 * h.pending, MOST_KNOWN):
+        size *= 2
+    for i in range(size):
+        known[i].code = 0
+        known[i].node = 0
+    return size
+
+
+@helper
 def first_equal(h, number, size):  # type: ignore[no-untyped-def]
-    """The first node equal to this one, which may be itself; it enters a hash table of `size` slots if it is."""
-    nodes, work, slots = nodes_at(h.nodes), works_at(h.work), int32s(h.slots)
-    slot = code_of(h, nodes[number]) & (size - 1)
-    while True:
-        known = slots[slot]
-        # a slot is in use if the node that it names says so: the table need not be cleared
-        if known < 0 or known >= number or work[known].stamp != h.generation or work[known].key != slot:
+    """The first node equal to this one, which may be itself; it is known from then on if it is.
+
+    The table has `size` places.  Where a bucket is full, a node is forgotten: then it is computed once more.
+    """
+    nodes, known = nodes_at(h.nodes), known_at(h.slots)
+    code = code_of(h, nodes[number])
+    bucket, mark = code & (size - BUCKET), (code >> 32) & 0x7FFFFFFF
+    for i in range(bucket, bucket + BUCKET):
+        other = known[i].node + 0
+        if other > 0 and known[i].code == mark and equal(h, nodes[other], nodes[number]):
+            return other
+        if other == 0 or i == bucket + BUCKET - 1:
+            known[i].code = mark
+            known[i].node = number
             break
-        if equal(h, nodes[known], nodes[number]):
-            return known + 0
-        slot = (slot + 1) & (size - 1)
-    slots[slot] = number
-    work[number].key = slot
     return number
 
 
@@ -144,9 +164,7 @@ def merge_equals(context, lowest):  # type: ignore[no-untyped-def]
     if h.pending < LEAST or h.overwriting == 0:
         return
     nodes, work = nodes_at(h.nodes), works_at(h.work)
-    size, found, total, initials = 16, 0, 0, int32s(h.initials)
-    while size < 2 * h.pending:
-        size *= 2
+    size, found, total, initials = clear_known(h), 0, 0, int32s(h.initials)
     for i in range(h.initial_count):
         number = initials[i]
         own = work[number]

@@ -40,7 +40,7 @@ SIGNATURE = np.dtype(
         ("ids", "i4"), ("largest", "i4"),  # indices; size of the result or the largest operand
         ("bound", "i8"), ("scratch", "i8"), ("hash", "i8"),
         ("alone", "i4"), ("count", "i4"),  # whether no node groups with others; number of integer parameters
-        ("takes", "i8"),  # operands whose place fits the result
+        ("takes", "i4"), ("kept", "i4"),  # operands whose place fits the result; whether the result keeps its own
         ("time", "i4"), ("room", "i4"),  # of a node: nanoseconds, roughly; 64-byte lines that planning needs at most
     ]
 )  # fmt: skip
@@ -299,6 +299,7 @@ def add_signature(operator: Operator, key: tuple[int, ...], operands: Sequence[S
         shape.batch * per_item, min(max(x.size for x in (shape, *operands)), MOST_COUNTED),
         result.bound, result.scratch * shape.batch, 0, stands_alone(operator, operands, shape), len(ints),
         sum(1 << k for k in operator.overwrites if operands[k].size == shape.size),
+        bool(TABLE["flags"][operator.code] & (KEEPS_RESULT | VIEW)),
         *time_and_room(operator, operands, shape, result.scratch * shape.batch),
     )  # fmt: skip
     used["signatures"], used["pool"] = number + 1, end

@@ -12,7 +12,6 @@ asked for.  Less memory is less time: a step of a network is mostly reading and 
 
 from __future__ import annotations
 
-from dynjit import op
 from dynjit.arena import (
     HEADER_BYTES,
     NODE,
@@ -29,7 +28,7 @@ from dynjit.arena import (
     works_at,
 )
 from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
-from dynjit.jit import address_of, external, helper, prefetch
+from dynjit.jit import address_of, external, helper, inline, prefetch
 from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
 from dynjit.parts import divide, join_parts, part_header, read_shadows
 from dynjit.threads import MOST, share
@@ -48,7 +47,6 @@ def want(h, number):  # type: ignore[no-untyped-def]
     if nodes_at(h.nodes)[number].value >= 0 or own.stamp == h.generation:
         return 0
     own.stamp = h.generation
-    own.unmet = 0
     own.height = 0
     own.start = -1
     own.uses = 0
@@ -91,8 +89,8 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
         work[target].equal = TARGET
         number = max(number, target)
     h.highest = number
-    h.pending = waiting
-    initials, initial, levels, time, room = int32s(h.stack), h.node_capacity + 0, 1, 0, 0
+    initials, capacity, total, levels, time, room = int32s(h.stack), h.node_capacity, waiting + 0, 1, 0, 0
+    initial = capacity + 0
     while waiting > 0:
         own = work[number]
         prefetch(h.nodes + (number - AHEAD) * NODE_BYTES)
@@ -100,58 +98,56 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
         if own.stamp == h.generation:
             waiting -= 1
             node = nodes[number]
-            time += signatures[node.signature].time
-            room += signatures[node.signature].room
+            q = signatures[node.signature]
+            time += q.time
+            room += q.room
+            own.uses += 2 * q.kept  # as above
+            height, unmet = own.height + 1, 0
+            levels = max(levels, height)
             for edge in range(node.args, node.args + node.arity):
-                if args[edge] >= h.node_capacity:  # a shadow, which may be older than its parameter
+                if args[edge] >= capacity:  # a shadow, which may be older than its parameter
                     args[edge] = args[nodes[args[edge]].args]
                 new = want(h, args[edge])
                 waiting += new
-                h.pending += new
+                total += new
                 source = work[args[edge]]
                 if source.stamp == h.generation:
-                    own.unmet += 1
+                    unmet += 1
                     source.uses += 1
-                    source.height = max(source.height, own.height + 1)
-                    levels = max(levels, own.height + 2)
+                    source.height = max(source.height, height)
                     edges[2 * edge] = number
                     edges[2 * edge + 1] = source.start
                     source.start = edge
-            if own.unmet == 0:
+            own.unmet = unmet
+            if unmet == 0:
                 initial -= 1
                 initials[initial] = number
         number -= 1
     h.initials = h.stack + 4 * initial
-    h.initial_count = h.node_capacity - initial
+    h.initial_count = capacity - initial
+    h.pending = total
     h.levels = levels
     h.time = time
     h.room = room
     return number + 1
 
 
-@helper
-def taken(h, node):  # type: ignore[no-untyped-def]
-    """The operand whose place a node takes, or -1."""
-    signatures = signatures_at(h.signatures)
-    possible = signatures[node.signature].takes
-    if possible == 0 or h.overwriting == 0:
-        return -1
-    nodes, args, work = nodes_at(h.nodes), int32s(h.args), works_at(h.work)
-    for k in range(node.arity):
-        source = args[node.args + k]
-        own = work[source]
-        if (possible >> k) & 1 and own.stamp == h.generation and own.uses == 1:
-            operator = operators_at(h.operators)[signatures[nodes[source].signature].op]
-            if operator.flags & (op.KEEPS_RESULT | op.VIEW) == 0:
+@inline
+def taken(h, node, possible):  # type: ignore[no-untyped-def]
+    """The operand whose place a node takes, out of `possible` ones, or -1."""
+    args, work = int32s(h.args), works_at(h.work)
+    if possible and h.overwriting:
+        for k in range(node.arity):
+            own = work[args[node.args + k]]
+            if (possible >> k) & 1 and own.stamp == h.generation and own.uses == 1:
                 return k
     return -1
 
 
-@helper
-def key_code(h, node):  # type: ignore[no-untyped-def]
-    """Hash of a node's group key."""
+@inline
+def key_code(h, node, shared):  # type: ignore[no-untyped-def]
+    """Hash of a node's group key; `shared`: bits of the shared operands."""
     args = int32s(h.args)
-    shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
     code = mixed(node.signature, node.flags)
     if shared:
         for k in range(node.arity):
@@ -160,13 +156,12 @@ def key_code(h, node):  # type: ignore[no-untyped-def]
     return code
 
 
-@helper
-def same_key(h, a, b):  # type: ignore[no-untyped-def]
+@inline
+def same_key(h, a, b, shared):  # type: ignore[no-untyped-def]
     """Whether two nodes have the same group key, compared in full."""
     if a.signature != b.signature or a.flags != b.flags:
         return False
     args = int32s(h.args)
-    shared = operators_at(h.operators)[signatures_at(h.signatures)[a.signature].op].shared
     if shared:
         for k in range(a.arity):
             if is_shared(shared, k, a.arity) and args[a.args + k] != args[b.args + k]:
@@ -183,25 +178,19 @@ def make_ready(h, number):  # type: ignore[no-untyped-def]
     return key.ready == key.done + 1
 
 
-@helper
-def is_product(h, node):  # type: ignore[no-untyped-def]
-    """Whether a node's operands are weights and what they are applied to: such nodes gain most from each other."""
-    shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
-    return shared != 0 and has_stacked(shared, node.arity)
-
-
-@helper
+@inline
 def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
     nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
     node, slot = nodes[number], -1
-    takes = taken(h, node)
-    if signatures_at(h.signatures)[node.signature].alone == 0:
-        slot = key_code(h, node) & (size - 1)
+    q = signatures_at(h.signatures)[node.signature]
+    shared, takes = operators_at(h.operators)[q.op].shared, taken(h, node, q.takes)
+    if q.alone == 0:
+        slot = key_code(h, node, shared) & (size - 1)
         # a slot is in use if the key that it names says so: the table need not be cleared
         while slots[slot] < count and keys[slots[slot]].slot == slot:
             known = keys[slots[slot]]
-            if (known.takes == takes or known.is_product) and same_key(h, nodes[known.node], node):
+            if (known.takes == takes or known.is_product) and same_key(h, nodes[known.node], node, shared):
                 if known.takes != takes:  # rather all products with places of their own than two groups
                     known.takes = -1
                 return np_int(slots[slot])
@@ -215,7 +204,8 @@ def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
     key.done = 0
     key.height = 0
     key.takes = takes
-    key.is_product = is_product(h, node)
+    # operands are weights and what they are applied to: such nodes gain most from each other
+    key.is_product = shared != 0 and has_stacked(shared, node.arity)
     return count
 
 
