@@ -86,7 +86,7 @@ def first_equal(h, number, size):  # type: ignore[no-untyped-def]
     """
     nodes, known = nodes_at(h.nodes), known_at(h.slots)
     code = code_of(h, nodes[number])
-    bucket, mark = code & (size - BUCKET), (code >> 32) & 0x7FFFFFFF
+    bucket, mark = (code >> 32) & (size - BUCKET), code & 0x7FFFFFFF
     for i in range(bucket, bucket + BUCKET):
         other = known[i].node + 0
         if other > 0 and known[i].code == mark and equal(h, nodes[other], nodes[number]):
