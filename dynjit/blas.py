@@ -215,6 +215,8 @@ def column_tile(element, lanes, is_ragged):
                 after += now
             return [a, row, *after]
 
+        for j in range(columns):  # C may be far away, and is needed at the end
+            full.prefetch(at(c, builder.mul(ldc, I64(j))), rows)
         state = loop(builder, builder.sdiv(depth, I64(steps)), [a, I64(0)] + [full.zero] * (chains * steps), body)
         if steps > 1:
             first, others = state[: 2 + chains], state[2 + chains :]
@@ -260,10 +262,14 @@ def columns(real):
     high, wide, tall = 4 if registers == 32 else 2, 6, 8
     shapes = [(i, j) for j in range(1, wide + 1) for i in range(1, min(tall, high * wide // j) + 1)]
     tile, edge = (by_shape(name, shapes, 11, column_tile(element, lanes, name == "edge")) for name in ("tile", "edge"))
-    in_b = (wide + lanes - 1) // lanes  # vectors of B' that a tile needs
+    # B' is copied in strips of whole vectors, of as many columns as fill tiles well
+    in_b = (wide + lanes - 1) // lanes
+    strip = in_b * lanes if in_b * lanes > 2 * wide else wide
+    strip_size = in_b * lanes * BLOCK_DEPTH
+    strips = 2 * BLOCK // (size * strip_size)
     copies = [(i, is_ragged) for i in range(1, max(high, in_b) + 1) for is_ragged in (0, 1)]
     copy, turn = by_shape("copy", copies, 6, column_copy(element, lanes)), turning(element, lanes)
-    space_a, space_b = scratch(element, BLOCK // size), scratch(element, in_b * lanes * BLOCK_DEPTH)
+    space_a, space_b = scratch(element, BLOCK // size), scratch(element, strips * strip_size)
     block_rows = BLOCK // size // BLOCK_DEPTH // lanes  # in vectors
 
     @register_jitable(**OPTIONS)
@@ -289,33 +295,45 @@ def columns(real):
                 i += down
 
     @register_jitable(**OPTIONS)
-    def multiply_block(block, padded, a, lda, ahead, b, b_row, b_column, c, ldc, m, n, depth, beta):
-        """Rows of C.  A (m, depth) was copied to `block`, in panels of `padded` columns; padded is 0: it was not."""
-        strip_of_b = space_b()
-        vectors, in_tiles, j = pieces(m, lanes), pieces(n, wide), 0
-        for t in range(in_tiles):
-            across = portion(n - j, in_tiles - t)
-            from_b, step_b = b + size * j * b_column, b_row
-            if padded and b_column == 1:
-                down = pieces(across, lanes)
-                last = min(lanes, n - j - (down - 1) * lanes)
-                copy(down, last < lanes, (strip_of_b, from_b, b_row, 0, depth, last))
-                from_b, step_b = strip_of_b, down * lanes
-            panels, i = pieces(vectors, high if padded else min(tall, high * wide // max(across, 1))), 0
-            for p in range(panels):
-                down = portion(vectors - i, panels - p)
-                last = min(lanes, m - (i + down - 1) * lanes)
-                panel, step_a = a + size * lanes * i, lda
-                if padded:
-                    panel, step_a = block + size * lanes * i * padded, down * lanes
-                to = c + size * (i * lanes + j * ldc)
-                numbers = (to, ldc, panel, step_a, ahead, from_b, step_b, b_column, depth, last, beta)
-                if last == lanes:
-                    tile(down, across, numbers)
-                else:
-                    edge(down, across, numbers)
-                i += down
-            j += across
+    def turn_columns(turned, b, b_row, n, depth):
+        """Copies B' (n, depth), in strips of columns as tiles take them; b_row: how far its columns are apart."""
+        for j in range(0, n, strip):
+            some = min(strip, n - j)
+            down = pieces(some, lanes)
+            last = some - (down - 1) * lanes
+            copy(down, last < lanes, (turned + size * (j // strip) * strip_size, b + size * j, b_row, 0, depth, last))
+
+    @register_jitable(**OPTIONS)
+    def multiply_block(block, padded, a, lda, ahead, turned, b, b_row, b_column, c, ldc, m, n, depth, beta):
+        """Rows of C.
+
+        A (m, depth) was copied to `block`, in panels of `padded` columns, and B to `turned`, in strips; 0: it was not.
+        """
+        vectors, at_once = pieces(m, lanes), strip if turned else max(n, 1)
+        for first in range(0, n, at_once):
+            some, j = min(at_once, n - first), first
+            in_tiles = pieces(some, wide)
+            for t in range(in_tiles):
+                across = portion(first + some - j, in_tiles - t)
+                from_b, step_b, to_column = b + size * j * b_column, b_row, b_column
+                if turned:
+                    from_b = turned + size * (first // strip * strip_size + j - first)
+                    step_b, to_column = pieces(some, lanes) * lanes, 1
+                panels, i = pieces(vectors, high if padded else min(tall, high * wide // max(across, 1))), 0
+                for p in range(panels):
+                    down = portion(vectors - i, panels - p)
+                    last = min(lanes, m - (i + down - 1) * lanes)
+                    panel, step_a = a + size * lanes * i, lda
+                    if padded:
+                        panel, step_a = block + size * lanes * i * padded, down * lanes
+                    to = c + size * (i * lanes + j * ldc)
+                    numbers = (to, ldc, panel, step_a, ahead, from_b, step_b, to_column, depth, last, beta)
+                    if last == lanes:
+                        tile(down, across, numbers)
+                    else:
+                        edge(down, across, numbers)
+                    i += down
+                j += across
 
     def run(a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
         is_far, is_aliased = m * k * size > NEAR, a_column * size % ALIASED == 0
@@ -327,19 +345,24 @@ def columns(real):
         # asking for columns pays if they are short and many, and do not evict each other
         asks = not is_copied and not is_aliased and k > LEAST_DEPTH and a_column * size <= PAGE
         ahead = COLUMNS_AHEAD * a_column if asks else 0
-        block, first = space_a(), 0
+        block, turned, first = space_a(), space_b() if is_copied and b_column == 1 else 0, 0
+        columns = strips * strip if turned else max(n, 1)
         while True:
             depth = min(at_a_time, k - first)
             padded = (depth + lanes - 1) // lanes * lanes if is_copied else 0  # what is turned comes in whole vectors
-            from_b = b + size * first * b_row
-            for start in range(0, m, rows):
-                some = min(rows, m - start)
-                from_a, to = a + size * (start * a_row + first * a_column), c + size * start
-                if is_copied:
-                    copy_block(block, from_a, a_row, a_column, some, depth, padded)
-                multiply_block(
-                    block, padded, from_a, a_column, ahead, from_b, b_row, b_column, to, ldc, some, n, depth, beta
-                )
+            for j in range(0, n, columns):
+                across, from_b = min(columns, n - j), b + size * (first * b_row + j * b_column)
+                if turned:
+                    turn_columns(turned, from_b, b_row, across, depth)
+                for start in range(0, m, rows):
+                    some = min(rows, m - start)
+                    from_a, to = a + size * (start * a_row + first * a_column), c + size * (start + j * ldc)
+                    if is_copied:
+                        copy_block(block, from_a, a_row, a_column, some, depth, padded)
+                    multiply_block(
+                        block, padded, from_a, a_column, ahead, turned, from_b, b_row, b_column, to, ldc, some, across,
+                        depth, beta,
+                    )  # fmt: skip
             first += depth
             beta = 1
             if first >= k:
@@ -421,7 +444,7 @@ def dots(real):
     register_bytes, registers, _ = target()
     element, size = element_of(real)
     lanes = register_bytes // size
-    high, wide = min(4, lanes), 6 if registers == 32 else 3
+    high, wide = min(4, lanes), 5 if registers == 32 else 3  # the compiler loads all vectors first: they must fit
     shapes = [(i, j) for i in (1, high) for j in range(1, wide + 1)]
     tile = by_shape("tile", shapes, 9, dot_tile(element, lanes))
 
@@ -547,7 +570,7 @@ def gemm_tn(builder, real, a, b, c, m, n, k, beta):
     register_bytes, registers, _ = target()
     lanes = register_bytes // element_of(real)[1]
     # in the same unit: a multiplication of a dot product, and adding up its lanes; with few registers it waits for both
-    dotting, summing = (10, 16) if registers == 32 else (12, 50)
+    dotting, summing = (11, 18) if registers == 32 else (12, 50)
 
     def vectors(count, most):
         """How many vectors (or other pieces) of `most` numbers hold so many."""
