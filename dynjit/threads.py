@@ -219,7 +219,7 @@ def share(function, context, first, parts, work):  # type: ignore[no-untyped-def
 
     work: how many nanoseconds, roughly, one thread takes.
     """
-    if is_alone(work) or not swap(place(BUSY), 0, 1):
+    if parts == 1 or is_alone(work) or not swap(place(BUSY), 0, 1):
         for part in range(parts):
             call_kernel(function, context, first + part)
         return

@@ -70,6 +70,16 @@ def test_little_work_leaves_workers_asleep(three: None) -> None:
     assert (done == 5).all()
 
 
+def test_one_part_is_nobody_elses_work(three: None) -> None:
+    done = np.zeros(1, np.int64)
+    while threads.pool[threads.ASLEEP] < 2:
+        time.sleep(1e-4)
+    for _ in range(3):
+        threads.run.call(count_up.address, done.ctypes.data, 1, 10 * WAKING)
+        assert threads.pool[threads.ASLEEP] == 2
+    assert done[0] == 3 and threads.pool[threads.MISSED] == 0
+
+
 def test_parts_may_share_out_work(three: None) -> None:
     done = np.zeros(13, np.int64)
     done[0] = count_up.address
