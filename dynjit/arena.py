@@ -72,10 +72,10 @@ SHADOWS = 1 << 12  # nodes behind all others, see parts.py
 SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
 
 
-headers = view_of(HEADER, constant={*LIMITS, *ADDRESSES} - {"initials"})
+headers = view_of(HEADER, changing=(*COUNTERS, "initials"))
 nodes_at, calls_at, works_at, keys_at, parts_at = (view_of(kind) for kind in (NODE, CALL, WORK, KEY, PART))
 signatures_at, operators_at, shapes_at = (
-    view_of(kind, constant=kind.names) for kind in (op.SIGNATURE, op.OPERATOR, SHAPES.dtype)
+    view_of(kind, changing=()) for kind in (op.SIGNATURE, op.OPERATOR, SHAPES.dtype)
 )
 int32s, int64s, float32s, float64s = view_of("i4"), view_of("i8"), view_of("f4"), view_of("f8")
 

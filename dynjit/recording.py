@@ -115,10 +115,9 @@ integer = python_function("PyLong_FromLongLong", types.intp, types.int64)
 thread_number = python_function("PyThread_get_thread_ident", types.intp)
 clear_error = python_function("PyErr_Clear", types.void)
 
-CHANGING = {"header", "thread", "free", "free_count"}  # of the state, while compiled code runs
-words, front_ends = view_of("i8"), view_of(STATE, constant=set(STATE.names) - CHANGING)
+words, front_ends = view_of("i8"), view_of(STATE, changing=("header", "thread", "free", "free_count"))
 parameters_at, memos_at = view_of(PARAMETER), view_of(MEMO)
-forms_at, fields_at = view_of(FORM, constant=FORM.names), view_of(FIELD, constant=FIELD.names)
+forms_at, fields_at = view_of(FORM, changing=()), view_of(FIELD, changing=())
 # where they lie in the header's scratch numbers: the node in the making, and what a call was given
 KEY, OPERANDS, DATA = 0, 2 * MAX_LIST, 4 * MAX_LIST
 ARGUMENTS = DATA + MAX_LIST + 16

@@ -5,8 +5,8 @@ attributes; `view[a:b]` is an array of entries, which stays where it is.
 
 Planning and recording are little else than indices and fields, so the code for these is spare: an index is never
 counted from the end, and the compiler is told what Numba's arrays and records do not tell it.  Records and int32
-numbers are read and written as what they are alone, so that to write one changes no other; and fields that are
-`constant` while compiled code runs need not be read twice.
+numbers are read and written as what they are alone, so that to write one changes no other; and fields that are constant
+while compiled code runs need not be read twice.
 """
 
 from __future__ import annotations
@@ -156,13 +156,14 @@ def set_field(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, name: st
     tagged(builder.store(args[1], field_at(context, builder, sig.args[0], args[0], name)), sig.args[0])
 
 
-def view_of(dtype: Any, constant: Iterable[str] = ()) -> Any:
+def view_of(dtype: Any, changing: Iterable[str] | None = None) -> Any:
     """A function of compiled code: address -> view of entries of a NumPy type.
 
-    constant: fields of a record that do not change while compiled code runs.
+    changing: fields of a record that change while compiled code runs; None: all of them.
     """
     given = np.dtype(dtype)
-    kind = View(Reference(given, frozenset(constant)) if given.names else from_dtype(given))
+    constant = frozenset(() if changing is None else set(given.names or ()) - set(changing))
+    kind = View(Reference(given, constant) if given.names else from_dtype(given))
 
     @intrinsic
     def view(typing, address):  # type: ignore[no-untyped-def]
