@@ -47,7 +47,7 @@ from dynjit.recording import (
 )
 from dynjit.slots import binary, unary
 
-X, XS, INT, LENGTHS, END, FLOAT, INDEX, INDICES, SHARED, VALUES = (ord(letter) for letter in "xXiIefdDAv")
+X, XS, INT, LENGTHS, END, FLOAT, INDEX, INDICES, SHARED, VALUES, TABLE = (ord(letter) for letter in "xXiIefdDAvt")
 NOTHING = 0  # of an argument without effect: it must be the default
 
 
@@ -89,9 +89,9 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
     for p in range(form.count):
         field, o = fields_at(s.fields)[number * MAX_FIELDS + p], scratch[ARGUMENTS + p]
         letter = field.letter
-        if letter == X:
+        if letter in (X, TABLE):
             node = operand(s, context, o)
-            if node < 0:
+            if node < 0 or (letter == TABLE and load(o + 8) != s.lookup_table):
                 return 0
             scratch[OPERANDS + arity] = node
             arity += 1

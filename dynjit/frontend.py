@@ -51,7 +51,7 @@ SUBCLASSABLE, LONGLONG = 1 << 10, 17  # Py_TPFLAGS_BASETYPE, T_LONGLONG
 FASTCALL_KEYWORDS = 0x82
 MEMBERS = 72  # Py_tp_members
 TYPE_SLOTS = {5: slots.native_subscript, 7: slots.native_add, 29: slots.native_multiply,
-              30: slots.native_negative, 36: slots.native_subtract, 37: slots.native_divide,
+              30: slots.native_negative, 33: slots.native_power, 36: slots.native_subtract, 37: slots.native_divide,
               52: recording.native_dealloc, 75: slots.native_matmul}  # fmt: skip
 
 is_native = (
@@ -111,6 +111,12 @@ def twin_type(slow: dict[str, Callable]) -> type:
 
         def __neg__(self) -> Any:
             return slow["negative"](self, self)
+
+        def __pow__(self, other: Any, modulus: Any = None) -> Any:
+            return slow["power"](self, other, modulus)
+
+        def __rpow__(self, other: Any, modulus: Any = None) -> Any:
+            return slow["power"](other, self, modulus)
 
         def __getitem__(self, index: Any) -> Any:
             return slow["subscript"](self, index)

@@ -627,15 +627,6 @@ class Expression:
 
     set_index = set
 
-    def __pow__(self, exponent: Any) -> Expression:
-        return slow["power"](self, exponent)  # type: ignore[no-any-return]
-
-    def __rpow__(self, base: Any) -> Expression:
-        number = number_of("**", base)
-        if number <= 0:
-            raise ValueError(located(f"**: needs a base above 0, got {number}"))
-        return unary.exp(self * math.log(number))  # type: ignore[no-any-return, operator]
-
     def __bool__(self) -> bool:
         return True
 
@@ -783,7 +774,14 @@ def negative(a: Expression, _: Any) -> Expression:
     return unary.negate(a)  # type: ignore[no-any-return]
 
 
-def power(a: Expression, exponent: Any) -> Expression:
+def power(a: Any, exponent: Any, modulus: None = None) -> Expression:
+    if modulus is not None:
+        raise TypeError(located("pow: an expression has no modulus"))
+    if not isinstance(a, Expression):
+        base = number_of("**", a)
+        if base <= 0:
+            raise ValueError(located(f"**: needs a base above 0, got {base}"))
+        return unary.exp(exponent * math.log(base))  # type: ignore[no-any-return]
     if isinstance(exponent, Expression):
         return binary.power(a, exponent)  # type: ignore[no-any-return]
     number = number_of("**", exponent)

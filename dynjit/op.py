@@ -227,7 +227,7 @@ def native(operator: Operator, letters: str = "") -> Callable[[Callable], Callab
     """Marks a public function that stands for an operator: compiled code serves its plain calls.
 
     letters: what its arguments are, where it is not the operator's `params`; those behind have no effect.  Of a leaf
-        also v, a list of its values, and f, a number that fills it.
+        also v, a list of its values, and f, a number that fills it; t is an operand that must be a lookup table.
     """
 
     def mark(function: Callable) -> Callable:

@@ -38,9 +38,10 @@ from dynjit.jit import add_symbol, entry, external, helper, inline, python_symbo
 from dynjit.memory import reserve
 from dynjit.views import view_of
 
-SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript")
+SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript", "power")
 PLAIN = (
     "add", "subtract", "product", "add_number", "number_minus", "scale", "negate", "pick", "pick_range", "lookup",
+    "pow", "second_power",
 )  # fmt: skip
 KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes")
 STATE = np.dtype(

@@ -81,12 +81,18 @@ def is_expression(s, o):  # type: ignore[no-untyped-def]
 
 
 @helper
-def slow_pair(s, function, a, b):  # type: ignore[no-untyped-def]
-    """Calls a twin with two objects."""
+def slow_three(s, function, count, a, b, c):  # type: ignore[no-untyped-def]
+    """Calls a twin with the first `count` of three objects."""
     scratch = words(overflow_flag(headers(header_of(s))[0]))
     scratch[1] = a
     scratch[2] = b
-    return vectorcall(function, overflow_flag(headers(header_of(s))[0]) + 8, 2, 0)
+    scratch[3] = c
+    return vectorcall(function, overflow_flag(headers(header_of(s))[0]) + 8, count, 0)
+
+
+@helper
+def slow_pair(s, function, a, b):  # type: ignore[no-untyped-def]
+    return slow_three(s, function, 2, a, b, 0)
 
 
 AXIS = 0  # that a subscript is about
@@ -155,6 +161,20 @@ def native_negative(a):  # type: ignore[no-untyped-def]
     s = front_ends(state_address())[0]
     result = unary(s, header_of(s), s.op_negate, a)
     return result if result != 0 else slow_pair(s, s.slow_negative, a, a)
+
+
+@entry("intp(intp, intp, intp)")
+def native_power(a, b, modulus):  # type: ignore[no-untyped-def]
+    s = front_ends(state_address())[0]
+    context, result = header_of(s), 0
+    if is_expression(s, a) and modulus == s.none:
+        if is_expression(s, b):
+            result = binary(s, context, s.op_pow, a, b)
+        else:
+            value, is_plain = number_of(s, b)
+            if is_plain and value == 2:
+                result = unary(s, context, s.op_second_power, a)
+    return result if result != 0 else slow_three(s, s.slow_power, 3, a, b, modulus)
 
 
 @inline

@@ -81,7 +81,8 @@ def same(
     return found[0]
 
 
-PLAIN = [pytest.param(*FAST[name], id=name) for name in FAST if FAST[name][1].cases]
+TABLES = {function.__name__: function for function, (_, letters) in op.fast.items() if "t" in letters}
+PLAIN = [pytest.param(*FAST[name], id=name) for name in FAST if FAST[name][1].cases and name not in TABLES]
 
 
 @pytest.mark.parametrize(("function", "operator"), PLAIN)
@@ -218,6 +219,34 @@ def test_parameters_join_at_their_first_use(model: dy.ParameterCollection) -> No
     assert first.npvalue().tolist() == again.npvalue().tolist() == pytest.approx(w.as_array() @ x.as_array())
 
 
+@pytest.mark.parametrize("name", ["lookup", "lookup_batch"])
+def test_lookups(name: str, model: dy.ParameterCollection) -> None:
+    native, twin = frontend.builtin(TABLES[name]), TABLES[name]
+    table, vector = model.add_lookup_parameters((4, 3)), model.add_parameters(3)
+    rows = [0, 3, 4, -1, True, 1.5, None, "1", 2**70, np.int64(2)]
+    if name == "lookup_batch":
+        rows = [[1], (0, 3), [], [1, 4], [True, 2], [1.5], *rows]
+    calls = [((table, row), {}) for row in rows] + [((other, rows[0]), {}) for other in (vector, dy.zeros(3), None, 2)]
+    calls += [
+        ((table, rows[0], False), {}),
+        ((table, rows[0], True), {}),
+        ((table, rows[0]), {"update": False}),
+        ((), {}),
+    ]
+    calls += [
+        ((table,), {}),
+        ((table,), {"index" if name == "lookup" else "indices": rows[1]}),
+        ((table, rows[0], 1, 2), {}),
+    ]
+    dy.renew_cg()
+    table[0], vector + 1, dy.lookup(table, 0, False)  # they have joined the graph
+    for positional, keywords in calls:
+        for _ in range(2):  # a signature that was not met before, and one that was
+            both_ways(
+                name, lambda p=positional, k=keywords: native(*p, **k), lambda p=positional, k=keywords: twin(*p, **k)
+            )
+
+
 def slow_call(name: str, slots: dict[str, str], given: tuple[Any, ...]) -> Any:
     """The same call by the twin of a slot; None for calls that have none."""
     w, b, x, table = given
@@ -232,7 +261,7 @@ OTHERS = [
     None, "x", [1.0], np.ones(3), 1 + 2j, object,
 ]  # fmt: skip
 PAIRS = {"add": python_operator.add, "subtract": python_operator.sub, "multiply": python_operator.mul,
-         "divide": python_operator.truediv, "matmul": python_operator.matmul}  # fmt: skip
+         "divide": python_operator.truediv, "matmul": python_operator.matmul, "power": python_operator.pow}  # fmt: skip
 
 
 def both_ways(name: str, native: Callable[[], Any], slow: Callable[[], Any]) -> None:
@@ -256,6 +285,17 @@ def test_pairs(name: str) -> None:
         both_ways(name, lambda o=other: native(a, o), lambda o=other: slow(a, o))
         if not isinstance(other, (np.ndarray, np.generic)):  # NumPy takes those to the elements, before it asks us
             both_ways(name, lambda o=other: native(o, a), lambda o=other: slow(o, a))
+
+
+def test_powers_have_no_modulus() -> None:
+    x = dy.inputVector([1, 2])
+    for call in (lambda: pow(x, 2, 3), lambda: pow(x, x, x), lambda: graph.slow["power"](x, 2, 3)):
+        with pytest.raises(TypeError):
+            call()
+    np.testing.assert_allclose((x**2).value(), [1, 4])
+    np.testing.assert_allclose((2.0**x).value(), [2, 4], rtol=1e-6)
+    np.testing.assert_allclose((x**x).value(), [1, 4], rtol=1e-6)
+    np.testing.assert_allclose((x**0.5).value(), [1, 2**0.5], rtol=1e-6)
 
 
 INDICES = [0, 1, 2, 3, -1, -3, -4, 2**70, True, 1.5, "1", None, np.int64(1), slice(0, 2), slice(1, None), slice(None),

@@ -218,6 +218,7 @@ def table_of(operator: str, p: Any, update: bool) -> Any:
     return p if update else p.constant()
 
 
+@native(LOOKUP, "td")
 def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
     """Row `index` of a lookup table, as a tensor of the row's shape.
 
@@ -227,6 +228,7 @@ def lookup(p: Any, index: int = 0, update: bool = True) -> Any:
     return LOOKUP.call(table_of("lookup", p, update), index)
 
 
+@native(LOOKUP_BATCH, "tD")
 def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
     """Rows of a lookup table as a mini-batch; see `lookup`.  Raises ValueError for an empty list."""
     return LOOKUP_BATCH(table_of("lookup_batch", p, update), indices)
