@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dynjit"
 FLOORS = (  # a file imports from lower floors, and on its own floor from those listed before it
     "errors settings jit threads memory textformat names dlpack",
-    "shape legacy scalars vectors routines blas tiles lines op",
+    "shape legacy scalars vectors views routines blas tiles lines op",
     "ops families",
     "arena kernels calls deferred merging parts plan cudakernels",
     "cpu program lowering cublas device gpu cudapasses timing recording slots calling frontend",
