@@ -3,6 +3,7 @@
 In a compiled function, with `beta` 0 (C is only written) or 1 (the product is added to C):
 
     gemm_nn(a, b, c, m, n, k, beta)    C (m, n) = beta C + A (m, k) B (k, n)       Y = W X
+    gemm_nn_plus(a, b, c, m, n, k, d)  C (m, n) = d + A B, d (m,) for each column  Y = d + W X
     gemm_tn(a, b, c, m, n, k, beta)    C (m, n) = beta C + A' B,  A (k, m)         dX += W' dY
     gemm_nt(a, b, c, m, n, k, beta)    C (m, n) = beta C + A B',  B (n, k)         dW += dY X'
 
@@ -42,14 +43,14 @@ LARGE, COLUMNS, ROWS = 2_000_000, 6, 16
 
 
 def write_tile(builder, beta, tile):
-    """Stores, or with beta adds, the sums of a tile: a list of (vectors, address, sum)."""
+    """Stores the sums of a tile, with beta plus what lies elsewhere: a list of (vectors, address, sum, elsewhere)."""
     with builder.if_else(builder.icmp_signed("==", beta, I64(0))) as (write, add):
         with write:
-            for vectors, address, total in tile:
+            for vectors, address, total, _ in tile:
                 vectors.store(total, address)
         with add:
-            before = [vectors.load(address) for vectors, address, _ in tile]
-            for (vectors, address, total), x in zip(tile, before, strict=True):
+            before = [vectors.load(elsewhere) for vectors, _, _, elsewhere in tile]
+            for (vectors, address, total, _), x in zip(tile, before, strict=True):
                 vectors.store(builder.fadd(total, x), address)
 
 
@@ -121,19 +122,19 @@ def divide_columns(real):
     size = element_of(real)[1]
     panel = 4 * target()[0] // size
 
-    def divide(blocks, threads, a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
+    def divide(blocks, threads, a, a_row, a_column, b, b_row, b_column, c, ldc, d, ldd, m, n, k, beta):
         by_columns = parts_of(threads, m, n, k, n, COLUMNS)
         parts = max(by_columns, parts_of(threads, m, n, k, m, panel))
         for part in range(parts if parts > 1 else 0):
             if parts == by_columns:
                 first, stop = start_of(part, parts, n, COLUMNS), start_of(part + 1, parts, n, COLUMNS)
-                from_b, from_c = b + size * first * b_column, c + size * first * ldc
-                own = (a, a_row, a_column, from_b, b_row, b_column, from_c, ldc, m, stop - first, k, beta)
+                from_b, from_c, from_d = b + size * first * b_column, c + size * first * ldc, d + size * first * ldd
+                own = (a, a_row, a_column, from_b, b_row, b_column, from_c, ldc, from_d, ldd, m, stop - first, k, beta)
             else:
                 first, stop = start_of(part, parts, m, panel), start_of(part + 1, parts, m, panel)
-                from_a, from_c = a + size * first * a_row, c + size * first
-                own = (from_a, a_row, a_column, b, b_row, b_column, from_c, ldc, stop - first, n, k, beta)
-            write_block(blocks + 8 * 12 * part, own)
+                from_a, from_c, from_d = a + size * first * a_row, c + size * first, d + size * first
+                own = (from_a, a_row, a_column, b, b_row, b_column, from_c, ldc, from_d, ldd, stop - first, n, k, beta)
+            write_block(blocks + 8 * 14 * part, own)
         return parts
 
     return divide
@@ -183,14 +184,14 @@ def column_tile(element, lanes, is_ragged):
     What lies `ahead` numbers farther than A is asked for.
     """
 
-    def write(builder, rows, columns, c, ldc, a, lda, ahead, b, b_row, b_column, depth, last, beta):
+    def write(builder, rows, columns, c, ldc, d, ldd, a, lda, ahead, b, b_row, b_column, depth, last, beta):
         def at(base, offset):
             return builder.gep(base, [offset])
 
         parts = column_vectors(builder, element, lanes, rows, is_ragged, last)
         starts = column_starts(builder, rows, lanes, is_ragged, last)
         full = Vectors(builder, element, lanes)
-        a, b, c = (builder.inttoptr(x, element.as_pointer()) for x in (a, b, c))
+        a, b, c, d = (builder.inttoptr(x, element.as_pointer()) for x in (a, b, c, d))
         chains = rows * columns
         steps = unrolled(chains)
 
@@ -223,8 +224,12 @@ def column_tile(element, lanes, is_ragged):
             rest = builder.srem(depth, I64(steps))
             state = loop(builder, rest, first, lambda i, now: step(now[0], now[1], now[2:])) + others
         totals = added(builder, state[2:], chains)
-        where = [at(c, builder.add(builder.mul(ldc, I64(t // rows)), starts[t % rows])) for t in range(chains)]
-        write_tile(builder, beta, [(parts[t % rows], where[t], totals[t]) for t in range(chains)])
+
+        def place(base, apart, t):
+            return at(base, builder.add(builder.mul(apart, I64(t // rows)), starts[t % rows]))
+
+        tile = [(parts[t % rows], place(c, ldc, t), totals[t], place(d, ldd, t)) for t in range(chains)]
+        write_tile(builder, beta, tile)
 
     return write
 
@@ -251,8 +256,9 @@ def column_copy(element, lanes):
 
 
 def columns(real):
-    """C (m, n) = beta C + A B; the rows and columns of A (m, k) and B (k, n), and C's columns, are so far apart.
+    """C (m, n) = beta D + A B.
 
+    The rows and columns of A (m, k) and B (k, n), and the columns of C and D, are so far apart; D may be C.
     Rows of A that are not 1 apart are turned first, into the block that is copied.
     """
     register_bytes, registers, _ = target()
@@ -261,7 +267,7 @@ def columns(real):
     # with a vector of each row and one of B, they fill the registers; tiles of few columns may be as tall
     high, wide, tall = 4 if registers == 32 else 2, 6, 8
     shapes = [(i, j) for j in range(1, wide + 1) for i in range(1, min(tall, high * wide // j) + 1)]
-    tile, edge = (by_shape(name, shapes, 11, column_tile(element, lanes, name == "edge")) for name in ("tile", "edge"))
+    tile, edge = (by_shape(name, shapes, 13, column_tile(element, lanes, name == "edge")) for name in ("tile", "edge"))
     # B' is copied in strips of whole vectors, of as many columns as fill tiles well
     in_b = (wide + lanes - 1) // lanes
     strip = in_b * lanes if in_b * lanes > 2 * wide else wide
@@ -304,7 +310,7 @@ def columns(real):
             copy(down, last < lanes, (turned + size * (j // strip) * strip_size, b + size * j, b_row, 0, depth, last))
 
     @register_jitable(**OPTIONS)
-    def multiply_block(block, padded, a, lda, ahead, turned, b, b_row, b_column, c, ldc, m, n, depth, beta):
+    def multiply_block(block, padded, a, lda, ahead, turned, b, b_row, b_column, c, ldc, d, ldd, m, n, depth, beta):
         """Rows of C.
 
         A (m, depth) was copied to `block`, in panels of `padded` columns, and B to `turned`, in strips; 0: it was not.
@@ -326,8 +332,8 @@ def columns(real):
                     panel, step_a = a + size * lanes * i, lda
                     if padded:
                         panel, step_a = block + size * lanes * i * padded, down * lanes
-                    to = c + size * (i * lanes + j * ldc)
-                    numbers = (to, ldc, panel, step_a, ahead, from_b, step_b, to_column, depth, last, beta)
+                    to, plus = c + size * (i * lanes + j * ldc), d + size * (i * lanes + j * ldd)
+                    numbers = (to, ldc, plus, ldd, panel, step_a, ahead, from_b, step_b, to_column, depth, last, beta)
                     if last == lanes:
                         tile(down, across, numbers)
                     else:
@@ -335,7 +341,7 @@ def columns(real):
                     i += down
                 j += across
 
-    def run(a, a_row, a_column, b, b_row, b_column, c, ldc, m, n, k, beta):
+    def run(a, a_row, a_column, b, b_row, b_column, c, ldc, d, ldd, m, n, k, beta):
         is_far, is_aliased = m * k * size > NEAR, a_column * size % ALIASED == 0
         lies_badly = is_far or is_aliased or b_column == 1
         pays = n >= MANY_COLUMNS or (n >= SOME_COLUMNS and lies_badly)
@@ -356,15 +362,16 @@ def columns(real):
                     turn_columns(turned, from_b, b_row, across, depth)
                 for start in range(0, m, rows):
                     some = min(rows, m - start)
-                    from_a, to = a + size * (start * a_row + first * a_column), c + size * (start + j * ldc)
+                    from_a = a + size * (start * a_row + first * a_column)
+                    to, plus = c + size * (start + j * ldc), d + size * (start + j * ldd)
                     if is_copied:
                         copy_block(block, from_a, a_row, a_column, some, depth, padded)
                     multiply_block(
-                        block, padded, from_a, a_column, ahead, turned, from_b, b_row, b_column, to, ldc, some, across,
-                        depth, beta,
+                        block, padded, from_a, a_column, ahead, turned, from_b, b_row, b_column, to, ldc, plus, ldd,
+                        some, across, depth, beta,
                     )  # fmt: skip
             first += depth
-            beta = 1
+            d, ldd, beta = c, ldc, 1
             if first >= k:
                 break
 
@@ -434,7 +441,8 @@ def dot_tile(element, lanes):
 
         out = Vectors(builder, element, rows)
         sums = [over_lanes(totals[j * rows : (j + 1) * rows]) for j in range(columns)]
-        write_tile(builder, beta, [(out, at(c, builder.mul(ldc, I64(j))), sums[j]) for j in range(columns)])
+        where = [at(c, builder.mul(ldc, I64(j))) for j in range(columns)]
+        write_tile(builder, beta, [(out, where[j], sums[j], where[j]) for j in range(columns)])
 
     return write
 
@@ -525,43 +533,56 @@ ROUTINES = {
     routine.name: routine
     for real in (types.float32, types.float64)
     for routine in (
-        Routine(columns, divide_columns, real, 12),
+        Routine(columns, divide_columns, real, 14),
         Routine(dots, divide_dots, real, 7),
     )
 }
 
 
 def product(write):
-    """An intrinsic gemm(a, b, c, m, n, k, beta); `write(builder, real, a, b, c, m, n, k, beta)` gets addresses."""
+    """An intrinsic gemm(a, b, c, m, n, k, beta or d); `write(builder, real, a, b, c, m, n, k, ...)` gets addresses."""
 
-    def gemm(typingctx, a, b, c, m, n, k, beta):
-        is_window = all(isinstance(x, types.Array) and x.ndim == 1 and x.layout == "C" for x in (a, b, c))
-        if not is_window or not a.dtype == b.dtype == c.dtype or a.dtype not in (types.float32, types.float64):
+    def gemm(typingctx, a, b, c, m, n, k, plus):
+        windows = [x for x in (a, b, c, plus) if isinstance(x, types.Array) and x.ndim == 1 and x.layout == "C"]
+        kinds = {x.dtype for x in windows}
+        if windows[:3] != [a, b, c] or len(kinds) > 1 or a.dtype not in (types.float32, types.float64):
             return None
 
         def codegen(context, builder, signature, args):
-            windows = [
-                context.make_array(kind)(context, builder, x) for kind, x in zip((a, b, c), args[:3], strict=True)
-            ]
-            write(builder, a.dtype, *(builder.ptrtoint(window.data, I64) for window in windows), *args[3:])
+            def number(kind, x):
+                is_window = isinstance(kind, types.Array)
+                return builder.ptrtoint(context.make_array(kind)(context, builder, x).data, I64) if is_window else x
+
+            write(builder, a.dtype, *map(number, signature.args, args))
             return context.get_dummy_value()
 
-        return types.void(a, b, c, *[types.int64] * 4), codegen
+        return types.void(a, b, c, *[types.int64] * 3, plus if plus in windows else types.int64), codegen
 
     gemm.__name__, gemm.__qualname__, gemm.__doc__ = write.__name__, write.__qualname__, write.__doc__
     return intrinsic(gemm)
 
 
+def write_columns(builder, real, numbers):
+    """Writes the call of the routine that adds up columns."""
+    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), numbers)
+
+
 @product
 def gemm_nn(builder, real, a, b, c, m, n, k, beta):
     """C (m, n) = beta C + A (m, k) B (k, n); beta 0 or 1."""
-    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), [a, I64(1), m, b, I64(1), k, c, m, m, n, k, beta])
+    write_columns(builder, real, [a, I64(1), m, b, I64(1), k, c, m, c, m, m, n, k, beta])
+
+
+@product
+def gemm_nn_plus(builder, real, a, b, c, m, n, k, d):
+    """C (m, n) = d + A (m, k) B (k, n); d (m,) is added to each column."""
+    write_columns(builder, real, [a, I64(1), m, b, I64(1), k, c, m, d, I64(0), m, n, k, I64(1)])
 
 
 @product
 def gemm_nt(builder, real, a, b, c, m, n, k, beta):
     """C (m, n) = beta C + A (m, k) B' with B (n, k); beta 0 or 1."""
-    write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), [a, I64(1), m, b, n, I64(1), c, m, m, n, k, beta])
+    write_columns(builder, real, [a, I64(1), m, b, n, I64(1), c, m, c, m, m, n, k, beta])
 
 
 @product
@@ -584,7 +605,6 @@ def gemm_tn(builder, real, a, b, c, m, n, k, beta):
     pays = builder.icmp_signed(">", builder.mul(n, spared), turning)
     with builder.if_else(pays) as (turned, plain):
         with turned:
-            numbers = [a, k, I64(1), b, I64(1), k, c, m, m, n, k, beta]
-            write_call(builder, slot_of(builder, f"dynjit_columns_{real}"), numbers)
+            write_columns(builder, real, [a, k, I64(1), b, I64(1), k, c, m, c, m, m, n, k, beta])
         with plain:
             write_call(builder, slot_of(builder, f"dynjit_dots_{real}"), [a, b, c, m, n, k, beta])

@@ -26,6 +26,11 @@ def compiled(gemm):
     return run
 
 
+@numba.njit(**OPTIONS)
+def run_plus(v, a, b, c, m, n, k, d):
+    blas.gemm_nn_plus(v[a : a + m * k], v[b : b + n * k], v[c : c + m * n], m, n, k, d)
+
+
 PRODUCTS = {name: compiled(getattr(blas, name)) for name in ("gemm_nn", "gemm_tn", "gemm_nt")}
 
 
@@ -44,6 +49,11 @@ def check(name, m, n, k, real):
         PRODUCTS[name](v, a, b, c, m, n, k, beta)
         got = v[c : c + m * n].reshape(n, m).T
         assert (np.abs(got - target) <= 2 * tolerance).all(), (name, m, n, k, beta)
+    if name == "gemm_nn":
+        bias = random.standard_normal(m).astype(real)
+        run_plus(v, a, b, c, m, n, k, bias)
+        got = v[c : c + m * n].reshape(n, m).T - bias[:, None].astype(float)
+        assert (np.abs(got - want) <= 2 * tolerance + 4 * np.finfo(real).eps * np.abs(bias)[:, None]).all(), (m, n, k)
     assert np.isnan(v[(m + n) * k : c]).all() and np.isnan(v[c + m * n :]).all()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynjit.blas import gemm_nn, gemm_nt, gemm_tn
+from dynjit.blas import gemm_nn, gemm_nn_plus, gemm_nt, gemm_tn
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel
 from dynjit.op import SHARED, STACKED, Case, define, native
@@ -141,7 +141,9 @@ def affine_transform_shape(operands: list[Shape]) -> Result:
 @kernel
 def affine_transform_forward(v, y, arg, a, k, ints, item, rows, cols, batch, n, item0):
     step = item0 if arg[a + k] == batch else 0
-    for b in range(batch):
+    # one bias and one matrix for all columns: they are added up in one pass
+    at_once = step == 0 and item0 == rows and k > 1 and arg[a + k + 1] == 1 and arg[a + k + 2] == batch
+    for b in range(0 if at_once else batch):
         bias = v[arg[a] + b * step : arg[a] + b * step + item0]
         for c in range(item // item0):  # columns that one bias serves
             out = v[y + b * item + c * item0 : y + b * item + (c + 1) * item0]
@@ -152,7 +154,11 @@ def affine_transform_forward(v, y, arg, a, k, ints, item, rows, cols, batch, n, 
         step_w, step_x = rows * depth * (arg[a + k + p] > 1), depth * cols * (arg[a + k + p + 1] == batch)
         if step_w == 0 and step_x > 0:  # one matrix for all columns
             columns = cols * batch
-            gemm_nn(v[w : w + rows * depth], v[x : x + depth * columns], v[y : y + n], rows, columns, depth, 1)
+            matrix, vectors, out = v[w : w + rows * depth], v[x : x + depth * columns], v[y : y + n]
+            if at_once and p == 1:
+                gemm_nn_plus(matrix, vectors, out, rows, columns, depth, v[arg[a] : arg[a] + rows])
+            else:
+                gemm_nn(matrix, vectors, out, rows, columns, depth, 1)
         else:
             for b in range(batch):
                 at_w, at_x = w + b * step_w, x + b * step_x
