@@ -60,8 +60,7 @@ MAX_FIELDS = 8
 # short nodes, of which there are most: one or two operands, up to two integer parameters, up to one number or index.
 # What is known of their signatures lies in one cache line each.
 MEMO = np.dtype(
-    [(name, "i8") for name in ("what", "shapes", "first", "second", "bound")]
-    + [(name, "i4") for name in ("signature", "shape", "stops", "free1", "free2", "free3")]
+    [(name, "i8") for name in ("what", "shapes", "first", "second", "bound", "signature", "shape", "stops")]
 )
 MEMOS = 1 << 13
 NO_DATA, A_NUMBER, AN_INDEX = 1, 2, 3  # data of a short node
