@@ -160,17 +160,17 @@ def run_kernel(context, index, more, address, k):  # type: ignore[no-untyped-def
     """Runs a kernel over a call and `more` that follow, in forward (k is -1) or for the gradient of operand k."""
     h = headers(context)[0]
     may_share = thread_count() > 1 and not h.is_part
-    number, last = np_int(index), index + more
+    number, last, calls = np_int(index), index + more, calls_at(h.calls)
     while number <= last:
+        calls[number].j = calls[index].j
         stop = last + 1
         if may_share:
             stop = number
-            while stop <= last and is_small(h, calls_at(h.calls)[stop]):
+            while stop <= last and is_small(h, calls[stop]):
                 stop += 1
-        if stop > number:
+        if stop > number:  # small calls, together
             call_kernel(address, context, number | (stop - number - 1) << MORE)
         else:
-            calls_at(h.calls)[number].j = calls_at(h.calls)[index].j
             run_parts(context, number, address, k)
             stop += 1
         number = stop

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import threads
+from dynjit import graph, op, threads
 from dynjit.arena import int64s
 from dynjit.jit import entry
 
@@ -99,7 +99,7 @@ def test_set_threads_changes_the_number() -> None:
 def test_set_threads_works_after_the_first_graph(python: Callable) -> None:
     program = """
 import dynjit as dy
-from dynjit import threads
+from dynjit import graph, op, threads
 for count in (1, 3, 1, 2):
     dy.set_threads(count)
     dy.scalarInput(1).value()
@@ -146,6 +146,34 @@ np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-4)
 
 def test_products_are_the_same_but_for_rounding_and_reproducible(python: Callable) -> None:
     python(PRODUCTS)
+
+
+def test_a_group_of_large_and_small_calls(every_call_is_shared: None, model: dy.ParameterCollection) -> None:
+    threads.pool[threads.LARGE], threads.pool[threads.WIDE] = (
+        30,
+        1 << 20,
+    )  # some calls are shared, the graph is not divided
+    random = np.random.default_rng(3)
+    vectors = model.add_parameters((4, 24), init="uniform", scale=1.0)
+    partners = [0, 1, 2, 3, 4, 5, 11, 9, 7, 12, 13, 14, 15, 16, 6, 8, 10, 17, 23, 22, 18, 19, 20, 21]
+    weights = random.standard_normal((24, 8))
+    found = []
+    for count in (1, 2):
+        dy.set_threads(count)
+        dy.renew_cg()
+        columns = [dy.pick(vectors, i, 1) for i in range(24)]
+        left, right = [dy.tanh(x) for x in columns], [dy.logistic(x) for x in columns]
+        pairs = [dy.concatenate([left[i], right[partner]]) for i, partner in enumerate(partners)]
+        loss = dy.esum([dy.dot_product(pair, dy.inputVector(w)) for pair, w in zip(pairs, weights)])
+        vectors.scale_gradient(0)
+        loss.backward()
+        found.append([loss.value(), *vectors.grad_as_array().ravel()])
+    header, storage = graph.current.header, graph.current.storage
+    calls = storage.arrays["calls"][: int(header["call_count"])]
+    names = [op.operators[int(op.SIGNATURES[call["signature"]]["op"])].name for call in calls]
+    sizes = [int(call["count"]) for call, name in zip(calls, names, strict=True) if name == "concatenate"]
+    assert max(sizes) * 8 >= 30 and min(sizes[1:]) * 8 < 30 <= sizes[0] * 8, sizes
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-6)
 
 
 UPDATES = """
