@@ -91,6 +91,29 @@ def binary(
             for i in range(out.size):
                 out[i] = function(e, q[i])
 
+    # an array under two names would not be vector code: whether they overlap is asked while the program runs
+    @scalar
+    def onto_first(out, q):  # type: ignore[no-untyped-def]
+        count = out.size
+        if q.size == count:
+            for i in range(count):
+                out[i] = function(out[i], q[i])
+        else:
+            e = q[0]
+            for i in range(count):
+                out[i] = function(out[i], e)
+
+    @scalar
+    def onto_second(p, out):  # type: ignore[no-untyped-def]
+        count = out.size
+        if p.size == count:
+            for i in range(count):
+                out[i] = function(p[i], out[i])
+        else:
+            e = p[0]
+            for i in range(count):
+                out[i] = function(e, out[i])
+
     def forward(v, x0, x1, y, item, batch, step0, step1, ints):  # type: ignore[no-untyped-def]
         run, run0, run1 = ints[0], max(ints[0] * ints[1], 1), max(ints[0] * ints[2], 1)
         if run == item and step0 == item and step1 == item:  # nothing stretches: one line of all
@@ -104,10 +127,10 @@ def binary(
                         at0 = x0 + b * step0 + w * ints[10] + k * ints[7] + c * ints[4]
                         at1 = x1 + b * step1 + w * ints[11] + k * ints[8] + c * ints[5]
                         out = v[i : i + run]
-                        if 0 in overwrites and x0 == y:  # as vector code, which an array under two names would not be
-                            line(out, v[at1 : at1 + run1], out)
+                        if 0 in overwrites and x0 == y:
+                            onto_first(out, v[at1 : at1 + run1])
                         elif 1 in overwrites and x1 == y:
-                            line(v[at0 : at0 + run0], out, out)
+                            onto_second(v[at0 : at0 + run0], out)
                         else:
                             line(v[at0 : at0 + run0], v[at1 : at1 + run1], out)
                         i += run
