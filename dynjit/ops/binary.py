@@ -58,6 +58,23 @@ CASES = (
 )  # fmt: skip
 
 
+def onto(function: Callable) -> Callable:
+    """A function of kernels that puts function(x, y) in the place of x; y may be one number."""
+
+    @scalar
+    def line(out, y):  # type: ignore[no-untyped-def]
+        count = out.size
+        if y.size == count:
+            for i in range(count):
+                out[i] = function(out[i], y[i])
+        else:
+            e = y[0]
+            for i in range(count):
+                out[i] = function(out[i], e)
+
+    return line
+
+
 def binary(
     name: str,
     function: Callable,
@@ -92,27 +109,7 @@ def binary(
                 out[i] = function(e, q[i])
 
     # an array under two names would not be vector code: whether they overlap is asked while the program runs
-    @scalar
-    def onto_first(out, q):  # type: ignore[no-untyped-def]
-        count = out.size
-        if q.size == count:
-            for i in range(count):
-                out[i] = function(out[i], q[i])
-        else:
-            e = q[0]
-            for i in range(count):
-                out[i] = function(out[i], e)
-
-    @scalar
-    def onto_second(p, out):  # type: ignore[no-untyped-def]
-        count = out.size
-        if p.size == count:
-            for i in range(count):
-                out[i] = function(p[i], out[i])
-        else:
-            e = p[0]
-            for i in range(count):
-                out[i] = function(e, out[i])
+    onto_first, onto_second = onto(function), onto(scalar(lambda x, y: function(y, x)))
 
     def forward(v, x0, x1, y, item, batch, step0, step1, ints):  # type: ignore[no-untyped-def]
         run, run0, run1 = ints[0], max(ints[0] * ints[1], 1), max(ints[0] * ints[2], 1)
@@ -130,7 +127,7 @@ def binary(
                         if 0 in overwrites and x0 == y:
                             onto_first(out, v[at1 : at1 + run1])
                         elif 1 in overwrites and x1 == y:
-                            onto_second(v[at0 : at0 + run0], out)
+                            onto_second(out, v[at0 : at0 + run0])
                         else:
                             line(v[at0 : at0 + run0], v[at1 : at1 + run1], out)
                         i += run
