@@ -290,7 +290,7 @@ def test_pairs(name: str) -> None:
 def test_powers_have_no_modulus() -> None:
     x = dy.inputVector([1, 2])
     for call in (lambda: pow(x, 2, 3), lambda: pow(x, x, x), lambda: graph.slow["power"](x, 2, 3)):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="pow: an expression has no modulus"):
             call()
     np.testing.assert_allclose((x**2).value(), [1, 4])
     np.testing.assert_allclose((2.0**x).value(), [2, 4], rtol=1e-6)
