@@ -167,6 +167,8 @@ def filled_leaf(s, h, length, floats, values):  # type: ignore[no-untyped-def]
     scratch, count = int64s(h.scratch), 1
     if values != 0:
         count = count_of(s, values)
+        if count <= 0:
+            return 0
     if length == 2:
         scratch[KEY + 2] = 1
         scratch[KEY + 3] = count

@@ -329,6 +329,10 @@ def test_inputs() -> None:
                 found = outcome(lambda: native(value))
                 dy.renew_cg()
                 assert found == outcome(lambda: slow(value)), value
+    assert dy.zeros((0,)).dim() == ((0,), 1)  # a shape that compiled code knows from then on
+    for call in (dy.inputVector, leaf.inputVector):
+        with pytest.raises(ValueError):
+            call([])
     assert dy.inputVector([1.0, 2.5]).value() == [1, 2.5]
     assert dy.scalarInput(1.5).value() == 1.5
 

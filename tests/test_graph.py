@@ -100,6 +100,15 @@ def test_many_values_mid_graph_equal_one_run(autobatching: bool) -> None:
 # ---- changed inputs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_affine_transform_of_nothing_is_its_bias(batch: int, model: dy.ParameterCollection) -> None:
+    bias, weights = model.parameters_from_numpy(np.array([1.0, 2.0, 3.0])), model.add_parameters((3, 0))
+    (dy.inputVector([7.0] * 300) * 3).value()
+    dy.renew_cg()  # the numbers stay where results will lie
+    made = dy.affine_transform([bias, weights, dy.zeros((0,), batch_size=batch)])
+    np.testing.assert_array_equal(made.npvalue().reshape(3, batch), np.array([[1, 2, 3]] * batch).T)
+
+
 def test_set_of_inputs() -> None:
     s, v = dy.scalarInput(1), dy.vecInput(2)
     v.set([3, 4])

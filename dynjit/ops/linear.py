@@ -142,7 +142,7 @@ def affine_transform_shape(operands: list[Shape]) -> Result:
 def affine_transform_forward(v, y, arg, a, k, ints, item, rows, cols, batch, n, item0):
     step = item0 if arg[a + k] == batch else 0
     # one bias and one matrix for all columns: they are added up in one pass
-    at_once = step == 0 and item0 == rows and k > 1 and arg[a + k + 1] == 1 and arg[a + k + 2] == batch
+    at_once = arg[a + k] == 1 and item0 == rows and k > 1 and arg[a + k + 1] == 1 and arg[a + k + 2] == batch
     for b in range(0 if at_once else batch):
         bias = v[arg[a] + b * step : arg[a] + b * step + item0]
         for c in range(item // item0):  # columns that one bias serves
@@ -152,7 +152,7 @@ def affine_transform_forward(v, y, arg, a, k, ints, item, rows, cols, batch, n, 
     for p in range(1, k, 2):
         w, x, depth = arg[a + p], arg[a + p + 1], ints[p // 2]
         step_w, step_x = rows * depth * (arg[a + k + p] > 1), depth * cols * (arg[a + k + p + 1] == batch)
-        if step_w == 0 and step_x > 0:  # one matrix for all columns
+        if arg[a + k + p] == 1 and arg[a + k + p + 1] == batch:  # one matrix for all columns
             columns = cols * batch
             matrix, vectors, out = v[w : w + rows * depth], v[x : x + depth * columns], v[y : y + n]
             if at_once and p == 1:
