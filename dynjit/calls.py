@@ -109,35 +109,53 @@ def finish_call(context, index, first, count):  # type: ignore[no-untyped-def]
         collect_ids(h, call, first, count)
 
 
+@helper
+def set_steps(h, head, second, takes):  # type: ignore[no-untyped-def]
+    """How far apart each operand of successive nodes of a run lies, as the first two tell; says whether they make one.
+
+    Behind the arguments of all calls: where each operand of the first node lies, then the steps.
+    """
+    q = signatures_at(h.signatures)[head.signature]
+    operator = operators_at(h.operators)[q.op]
+    mode, arguments = int32s(h.mode), int64s(h.arguments)
+    for k in range(head.arity):
+        shape = shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + k]]
+        start, step = operand_place(h, head, k, takes), shape.item * shape.batch
+        distance = operand_place(h, second, k, takes) - start
+        if distance == step and (shape.batch == q.batch or shape.batch > 1):
+            mode[k] = MOVING
+        elif distance == 0 and shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1:
+            mode[k] = FIXED
+        else:
+            return False
+        arguments[h.argument_count + k] = start
+        arguments[h.argument_count + head.arity + k] = distance
+    return True
+
+
 @inline
-def follow_each_other(h, first, count, k, step, start, takes):  # type: ignore[no-untyped-def]
-    """How many of the nodes order[first : first + count], from the first on, have operand k a `step` apart."""
-    nodes, order, i = nodes_at(h.nodes), int32s(h.order), 1
-    while i < count and operand_place(h, nodes[order[first + i]], k, takes) == start + i * step:
-        i += 1
-    return i
+def goes_on(h, node, i, takes):  # type: ignore[no-untyped-def]
+    """Whether the operands of a run's node number i are as many steps behind those of the first."""
+    arguments, starts, steps = int64s(h.arguments), h.argument_count, h.argument_count + node.arity
+    for k in range(node.arity):
+        if operand_place(h, node, k, takes) != arguments[starts + k] + i * arguments[steps + k]:
+            return False
+    return True
 
 
 @external("int64(int64, int64, int64, int64)")
 def run_length(context, first, stop, takes):  # type: ignore[no-untyped-def]
     """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
     h = headers(context)[0]
-    nodes, order, mode, data = nodes_at(h.nodes), int32s(h.order), int32s(h.mode), int64s(h.data)
+    nodes, order, data = nodes_at(h.nodes), int32s(h.order), int64s(h.data)
     head, count = nodes[order[first]], stop - first
-    q = signatures_at(h.signatures)[head.signature]
-    operator = operators_at(h.operators)[q.op]
-    for k in range(head.arity):
-        shape = shapes_at(h.shapes)[int64s(h.pool)[q.key + 2 + k]]
-        start, moved = operand_place(h, head, k, takes), 1
-        if shape.batch == q.batch or shape.batch > 1:
-            moved = follow_each_other(h, first, count, k, shape.item * shape.batch, start, takes)
-        mode[k] = MOVING if moved > 1 else FIXED
-        if moved == 1 and shape.batch == 1 and k < 62 and (operator.stepped >> k) & 1 == 1:
-            moved = follow_each_other(h, first, count, k, 0, start, takes)
-        count = moved
-        if count == 1:
-            return 1
-    for f in range(operator.floats):
+    if count == 1 or not set_steps(h, head, nodes[order[first + 1]], takes):
+        return 1
+    i = 2
+    while i < count and goes_on(h, nodes[order[first + i]], i, takes):
+        i += 1
+    count = i
+    for f in range(operators_at(h.operators)[signatures_at(h.signatures)[head.signature].op].floats):
         i = 1
         while i < count and data[nodes[order[first + i]].data + f] == data[head.data + f]:
             i += 1
@@ -344,6 +362,8 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
         for i in range(count):
             node = nodes[order[first + i]]
             node.value = nodes[args[node.args + takes]].value
+            if not operator.shared:
+                nodes[args[node.args + takes]].value = -1
     if operator.shared:
         call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
     else:
@@ -358,8 +378,9 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
             calls_at(h.calls)[index].behind = index - first_call
     if takes >= 0:
         h.overwritten += count
-        for i in range(first, first + count):
-            nodes[args[nodes[order[i]].args + takes]].value = -1
+        if operator.shared:  # until here, its operands may have been read
+            for i in range(first, first + count):
+                nodes[args[nodes[order[i]].args + takes]].value = -1
 
 
 @helper

@@ -3,9 +3,12 @@
 A graph has as many parts as there are threads; one that is too large for the caches has more, with one thread, too.
 
 Sentences or trees whose losses are added up, the two directions of a network, the subtrees of a tree: all share
-parameters alone, up to the nodes that bring them together.  `divide` finds such parts among pending nodes, going up:
-nodes that share operands are of one piece, unless it would become larger than a thread's share; a node that joins such
-pieces, and all above it, is of the *rest*, which is planned and run when the parts are done.
+parameters alone, up to the nodes that bring them together, the *rest*, which is planned and run when the parts are
+done.  `divide` finds such parts among pending nodes in one of two ways.  Examples mostly lie one behind the other, and
+what joins them at the end of the graph; then `mark` has found *cuts*, node numbers across which nothing is needed.
+Where they do not make parts of one size, the nodes are gone through once more, upwards: those that share operands are
+of one *piece*, unless it would become larger than a thread's share; a node that joins such pieces, and all above it,
+is of the rest.
 
 A part is planned by the same functions as a whole graph, with a header of its own: a copy of the graph's whose counts
 start where the earlier parts need nothing any more.  In the end the parts' calls lie one behind the other in the
@@ -18,6 +21,8 @@ holds whose operands they are, as for equal nodes.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from dynjit.arena import (
     CALL,
@@ -40,6 +45,7 @@ from dynjit.calls import is_shared, new_call, np_int, take
 from dynjit.jit import external, helper
 from dynjit.merging import is_parameter
 from dynjit.threads import MOST, thread_count, wake, waking, wide
+from dynjit.views import view_of
 
 REST = -1  # the piece of nodes that join parts
 OF_PART = -2  # minus the number of a part: instead of a parent, at the root of a piece
@@ -48,12 +54,23 @@ MANY = 1 << 16  # nodes that caches hold while they are planned
 HEADER_WORDS, CALL_WORDS, KEY_BYTES = HEADER_BYTES // 8, CALL.itemsize // 8, KEY.itemsize
 SMALL = 1 << 14  # numbers of a parameter of which a shadow is worth making
 MOST_SHADOWS = SHADOWS // MOST  # parameters with shadows
+# a node number; of the stamped nodes from there on: how many, their time and room, where the initial ones are listed
+CUT = np.dtype([(name, "i8") for name in ("number", "count", "time", "room", "initial")])
+cuts_of = view_of(CUT)
+NOWHERE = (1 << 31) - 1  # behind all nodes
+END = 64  # so many nodes from the last on, one may join what lies apart
 
 
 @helper
 def part_header(h, part):  # type: ignore[no-untyped-def]
     """Address of a part's header."""
     return h.part_headers + part * HEADER_BYTES
+
+
+@helper
+def cuts_at(h):  # type: ignore[no-untyped-def]
+    """The cuts that `mark` has found, from the last to the first."""
+    return cuts_of(h.slots)
 
 
 @external("void(int64, int64)")
@@ -66,18 +83,33 @@ def copy_header(context, part):  # type: ignore[no-untyped-def]
     headers(part_header(h, part))[0].is_part = 1
 
 
-# ---- finding parts ---------------------------------------------------------------------------------------------------
+# ---- what `mark` finds out -------------------------------------------------------------------------------------------
 
 
 @helper
-def root_of(work, number):  # type: ignore[no-untyped-def]
-    """The first node of a node's piece; REST if it is in none."""
-    own = np_int(number)
-    while work[own].key >= 0 and work[own].key != own:
-        parent = np_int(work[own].key)
-        work[own].key = work[parent].key  # a shorter way for the next
-        own = parent
-    return own if work[own].key >= 0 else np_int(REST)
+def may_be_divided(h):  # type: ignore[no-untyped-def]
+    """Whether it is worth finding out; starts to list cuts, and parameters that need shadows."""
+    h.cuts = 0
+    h.shadows = 0
+    is_free = h.parts == 0 and h.overwriting != 0 and 4 * h.highest < h.node_capacity
+    return is_free and (thread_count() > 1 or h.highest > MANY)
+
+
+@helper
+def note_cut(h, number, count, time, room, initial):  # type: ignore[no-untyped-def]
+    cut = cuts_at(h)[h.cuts]
+    cut.number = number
+    cut.count = count
+    cut.time = time
+    cut.room = room
+    cut.initial = initial
+    h.cuts += 1
+
+
+@helper
+def joins(h, number, lowest):  # type: ignore[no-untyped-def]
+    """Whether a node is one near the end that joins what lies apart; `lowest`: the first of its pending operands."""
+    return number > h.highest - END and 4 * lowest < 3 * number
 
 
 @helper
@@ -104,17 +136,56 @@ def may_be_shared(h, node, k):  # type: ignore[no-untyped-def]
     return True
 
 
+# ---- finding parts ---------------------------------------------------------------------------------------------------
+
+
+@external("int64(int64, int64)")
+def choose_cuts(context, parts):  # type: ignore[no-untyped-def]
+    """Writes to `mode` which cuts make parts of about one size, from the last on; says whether it is worth it: 0 or 1.
+
+    What lies behind the first of them is the rest.
+    """
+    h = headers(context)[0]
+    cuts, chosen = cuts_at(h), int32s(h.mode)
+    rest, whole, most = cuts[0].time + 0, cuts[h.cuts - 1].time + 0, 0
+    chosen[0] = 0
+    i = 0
+    for part in range(1, parts + 1):
+        wanted, first = rest + (whole - rest) * part // parts, i + 0
+        while i < h.cuts - 1 and (i == first or cuts[i].time + cuts[i + 1].time <= 2 * wanted):
+            i += 1
+        chosen[part] = i
+        most = max(most, cuts[i].time - cuts[first].time)
+    return i > chosen[parts - 1] and is_worth_it(h, rest, most)
+
+
+@helper
+def is_worth_it(h, rest, most):  # type: ignore[no-untyped-def]
+    """Whether parts of which the largest takes the time `most`, and then the rest, are done soon enough."""
+    alone = rest if thread_count() == 1 else rest + max(most, (h.time - rest) // thread_count())
+    return 4 * alone < WORTH * h.time
+
+
+@helper
+def root_of(work, number):  # type: ignore[no-untyped-def]
+    """The first node of a node's piece; REST if it is in none."""
+    own = np_int(number)
+    while work[own].key >= 0 and work[own].key != own:
+        parent = np_int(work[own].key)
+        work[own].key = work[parent].key  # a shorter way for the next
+        own = parent
+    return own if work[own].key >= 0 else np_int(REST)
+
+
 @external("int64(int64, int64, int64)")
 def find_pieces(context, lowest, most):  # type: ignore[no-untyped-def]
     """Makes pieces of the stamped nodes; what joins pieces that together would take longer than `most` is of the rest.
 
-    The time of a piece lies behind `arguments`, by its first node.  Returns the time of the rest; -1 if the graph
-    cannot be divided.
+    The time of a piece lies behind `arguments`, by its first node.  Returns the time of the rest.
     """
     h = headers(context)[0]
     nodes, args, work, times = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int64s(h.arguments)
     signatures, first, rest = signatures_at(h.signatures), h.argument_count - lowest, 0
-    h.shadows = 0
     for number in range(lowest, h.highest + 1):
         own = work[number]
         if own.stamp != h.generation:
@@ -124,10 +195,7 @@ def find_pieces(context, lowest, most):  # type: ignore[no-untyped-def]
         own.key = number
         for k in range(node.arity):
             source = args[node.args + k]
-            stamp = work[source].stamp
-            if stamp != h.generation:
-                if stamp != -h.generation and not may_be_shared(h, node, k):
-                    return -1
+            if work[source].stamp != h.generation:
                 continue
             other = root_of(work, source)
             if root == number:
@@ -166,10 +234,7 @@ def deal_pieces(context, lowest, parts, rest):  # type: ignore[no-untyped-def]
             work[number].key = OF_PART - part
             filled += time
             most = max(most, filled)
-    if part < parts - 1:
-        return 0
-    alone = rest if thread_count() == 1 else rest + max(most, (h.time - rest) // thread_count())
-    return 4 * alone < WORTH * h.time
+    return part == parts - 1 and is_worth_it(h, rest, most)
 
 
 # ---- making parts ----------------------------------------------------------------------------------------------------
@@ -202,16 +267,10 @@ def add_shadow(context, source):  # type: ignore[no-untyped-def]
 
 @external("void(int64, int64)")
 def stamp_parts(context, lowest):  # type: ignore[no-untyped-def]
-    """Stamps each part's nodes with a number of their own, and counts in its header what it needs; the rest stays.
-
-    For the rest, only operands in the rest are still to come.
-    """
+    """Stamps each part's nodes with a number of their own, and counts in its header what it needs; the rest stays."""
     h = headers(context)[0]
-    nodes, args, work, signatures = nodes_at(h.nodes), int32s(h.args), works_at(h.work), signatures_at(h.signatures)
-    initials = int32s(h.stack)
+    nodes, work, signatures = nodes_at(h.nodes), works_at(h.work), signatures_at(h.signatures)
     h.rest = h.highest
-    h.initials = h.stack
-    h.initial_count = 0
     for number in range(lowest, h.highest + 1):
         own = work[number]
         if own.stamp != h.generation:
@@ -220,12 +279,6 @@ def stamp_parts(context, lowest):  # type: ignore[no-untyped-def]
         while work[root].key >= 0:
             root = np_int(work[root].key)
         if work[root].key == REST:
-            own.unmet = 0
-            for edge in range(node.args, node.args + node.arity):
-                own.unmet += work[args[edge]].stamp == h.generation
-            if own.unmet == 0:
-                initials[h.initial_count] = number
-                h.initial_count += 1
             h.rest = min(h.rest, number)
             continue
         part = OF_PART - work[root].key
@@ -239,6 +292,64 @@ def stamp_parts(context, lowest):  # type: ignore[no-untyped-def]
         own_header.data_count += q.ids
         own_header.room += q.room
         h.pending -= 1
+
+
+@helper
+def start_of(h, number):  # type: ignore[no-untyped-def]
+    """Where a node's operands and data begin; of the one behind the last node, where they would."""
+    if number == h.node_count:
+        return h.arg_count + 0, h.data_count + 0
+    node = nodes_at(h.nodes)[number]
+    return np_int(node.args), np_int(node.data)
+
+
+@external("void(int64, int64)")
+def cut_parts(context, parts):  # type: ignore[no-untyped-def]
+    """Tells each part between which of the chosen cuts it lies, and what it needs at most; it stamps its own nodes."""
+    h = headers(context)[0]
+    cuts, chosen = cuts_at(h), int32s(h.mode)
+    h.rest = cuts[0].number
+    for i in range(parts):
+        own, cut, last = headers(part_header(h, parts - 1 - i))[0], cuts[chosen[i + 1]], cuts[chosen[i]]
+        args, data = start_of(h, cut.number)
+        last_args, last_data = start_of(h, last.number)
+        own.lowest = cut.number
+        own.highest = last.number - 1
+        own.pending = cut.count - last.count
+        own.room = cut.room - last.room
+        own.initials = h.stack + 4 * cut.initial
+        own.initial_count = last.initial - cut.initial
+        own.arg_count = last_args - args
+        own.data_count = last_data - data
+        h.pending -= own.pending
+
+
+@external("void(int64, int64)")
+def stamp_range(context, part):  # type: ignore[no-untyped-def]
+    """Stamps the nodes between two cuts; `context`: the part's header."""
+    h = headers(context)[0]
+    work = works_at(h.work)
+    for number in range(h.lowest, h.highest + 1):
+        if work[number].stamp == h.generation - 1 - part:
+            work[number].stamp = h.generation
+
+
+@external("void(int64)")
+def start_rest(context):  # type: ignore[no-untyped-def]
+    """Counts for the nodes of the rest which of their operands are still to come: only those in the rest."""
+    h = headers(context)[0]
+    nodes, args, work, initials = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.stack)
+    h.initials = h.stack
+    h.initial_count = 0
+    for number in range(h.rest, h.highest + 1):
+        own, node = work[number], nodes[number]
+        if own.stamp == h.generation:
+            own.unmet = 0
+            for edge in range(node.args, node.args + node.arity):
+                own.unmet += work[args[edge]].stamp == h.generation
+            if own.unmet == 0:
+                initials[h.initial_count] = number
+                h.initial_count += 1
 
 
 @external("void(int64, int64)")
@@ -291,12 +402,12 @@ def divide(context, lowest):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
     parts = max(thread_count(), min(h.pending // MANY, MOST))
     h.rest = lowest
-    if parts == 1 or h.parts > 0 or h.overwriting == 0 or h.pending < wide() * parts * h.levels:
+    if parts == 1 or h.pending < wide() * parts * h.levels:
         return 1
-    if h.time < 2 * waking() or not has_room(h, lowest, parts):
+    if not h.is_divisible or h.time < 2 * waking() or not has_room(h, lowest, parts):
         return 1
-    rest = find_pieces(context, lowest, h.time // parts)
-    if rest < 0 or deal_pieces(context, lowest, parts, rest) == 0:
+    h.is_cut = choose_cuts(context, parts)
+    if not h.is_cut and deal_pieces(context, lowest, parts, find_pieces(context, lowest, h.time // parts)) == 0:
         return 1
     shadowed, h.shadows = h.shadows + 0, 0
     for i in range((parts - 1) * shadowed):
@@ -311,7 +422,10 @@ def divide(context, lowest):  # type: ignore[no-untyped-def]
         own.data_count = 0
         own.room = 0
     wake()
-    stamp_parts(context, lowest)
+    if h.is_cut:
+        cut_parts(context, parts)
+    else:
+        stamp_parts(context, lowest)
     start_parts(context, parts)
     return parts
 

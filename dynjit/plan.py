@@ -30,7 +30,19 @@ from dynjit.arena import (
 from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
 from dynjit.jit import address_of, external, helper, inline, prefetch
 from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
-from dynjit.parts import divide, join_parts, part_header, read_shadows
+from dynjit.parts import (
+    NOWHERE,
+    divide,
+    join_parts,
+    joins,
+    may_be_divided,
+    may_be_shared,
+    note_cut,
+    part_header,
+    read_shadows,
+    stamp_range,
+    start_rest,
+)
 from dynjit.threads import MOST, share
 
 LAST_STAMP = 1 << 30  # stamps have 32 bits
@@ -66,42 +78,30 @@ def forget_stamps(h):  # type: ignore[no-untyped-def]
     h.reach = 0
 
 
-@external("int64(int64, int64, int64)")
-def mark(context, targets, count):  # type: ignore[no-untyped-def]
-    """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
+@inline
+def mark_down(h, number, waiting, is_divisible):  # type: ignore[no-untyped-def]
+    """Goes down from the highest target, until none of the `waiting` stamped nodes is left; returns the lowest.
 
-    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
-    The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
-    `consumers`.  Nodes that wait for no other, the *initial* ones, are listed from the end of `stack` on, in order.
+    is_divisible: whether to find out on the way what `divide` needs to know: where the graph may be cut, and which
+    parameters need shadows.  A constant, so that else there is no trace of it in the code.
     """
-    h = headers(context)[0]
     nodes, args, work, edges = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.consumers)
-    signatures = signatures_at(h.signatures)
-    h.most_nodes = max(h.most_nodes, h.node_count)
-    if max(h.generation, h.reach) >= LAST_STAMP:
-        forget_stamps(h)
-    h.generation += 1
-    waiting, number = 0, -1
-    for t in range(count):
-        target = int64s(targets)[t]
-        waiting += want(h, target)
-        work[target].uses += 2  # nothing takes its place
-        work[target].equal = TARGET
-        number = max(number, target)
-    h.highest = number
-    initials, capacity, total, levels, time, room = int32s(h.stack), h.node_capacity, waiting + 0, 1, 0, 0
-    initial = capacity + 0
+    signatures, initials = signatures_at(h.signatures), int32s(h.stack)
+    capacity, total, levels, time, room = h.node_capacity, waiting + 0, 1, 0, 0
+    initial, low = capacity + 0, NOWHERE
     while waiting > 0:
         own = work[number]
         prefetch(h.nodes + (number - AHEAD) * NODE_BYTES)
         prefetch(h.work + (number - AHEAD) * WORK_BYTES)
         if own.stamp == h.generation:
+            if is_divisible and low > number:  # what lies behind needs nothing that lies in front
+                note_cut(h, number + 1, total - waiting, time, room, initial)
             waiting -= 1
-            node = nodes[number]
+            node, lowest = nodes[number], NOWHERE
             q = signatures[node.signature]
             time += q.time
             room += q.room
-            own.uses += 2 * q.kept  # as above
+            own.uses += 2 * q.kept  # nothing takes its place
             height, unmet = own.height + 1, 0
             levels = max(levels, height)
             for edge in range(node.args, node.args + node.arity):
@@ -113,16 +113,26 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
                 source = work[args[edge]]
                 if source.stamp == h.generation:
                     unmet += 1
+                    lowest = min(lowest, args[edge])
                     source.uses += 1
                     source.height = max(source.height, height)
                     edges[2 * edge] = number
                     edges[2 * edge + 1] = source.start
                     source.start = edge
+                elif is_divisible and source.stamp != -h.generation:
+                    is_divisible = may_be_shared(h, node, edge - node.args)
+            if is_divisible:
+                low = min(low, lowest)
+                if joins(h, number, lowest):  # it, and what lies behind, is left for later
+                    low = NOWHERE
+                    h.cuts = 0
             own.unmet = unmet
             if unmet == 0:
                 initial -= 1
                 initials[initial] = number
         number -= 1
+    note_cut(h, number + 1, total, time, room, initial)
+    h.is_divisible = is_divisible
     h.initials = h.stack + 4 * initial
     h.initial_count = capacity - initial
     h.pending = total
@@ -130,6 +140,33 @@ def mark(context, targets, count):  # type: ignore[no-untyped-def]
     h.time = time
     h.room = room
     return number + 1
+
+
+@external("int64(int64, int64, int64)")
+def mark(context, targets, count):  # type: ignore[no-untyped-def]
+    """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
+
+    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
+    The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
+    `consumers`.  Nodes that wait for no other, the *initial* ones, are listed from the end of `stack` on, in order.
+    """
+    h = headers(context)[0]
+    work = works_at(h.work)
+    h.most_nodes = max(h.most_nodes, h.node_count)
+    if max(h.generation, h.reach) >= LAST_STAMP:
+        forget_stamps(h)
+    h.generation += 1
+    waiting, highest = 0, -1
+    for t in range(count):
+        target = int64s(targets)[t]
+        waiting += want(h, target)
+        work[target].uses += 2  # nothing takes its place
+        work[target].equal = TARGET
+        highest = max(highest, target)
+    h.highest = highest
+    if may_be_divided(h):
+        return mark_down(h, highest, waiting, True)
+    return mark_down(h, highest, waiting, False)
 
 
 @inline
@@ -346,6 +383,8 @@ def plan_groups(context, lowest):  # type: ignore[no-untyped-def]
 def plan_part(first_header, part):  # type: ignore[no-untyped-def]
     """Plans a part, whose header is one of several that lie end to end."""
     context = first_header + part * HEADER_BYTES
+    if headers(context)[0].is_cut:
+        stamp_range(context, part)
     if part > 0 and headers(context)[0].shadows > 0:
         read_shadows(context, part)
     plan_groups(context, headers(context)[0].lowest)
@@ -377,6 +416,7 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
         if parts > 1:
             share(address_of_plan_part(), part_header(h, 0), 0, parts, h.time)
             join_parts(context, parts)
+            start_rest(context)
         plan_groups(context, h.rest)
     first_stamp = h.generation + 0
     h.generation += MOST  # the parts' stamps are used up, too

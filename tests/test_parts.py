@@ -90,6 +90,52 @@ def test_sentences_become_as_many_parts_as_threads(model: dy.ParameterCollection
     assert min(sizes) > 0
 
 
+def is_cut() -> bool:
+    """Whether the parts lie one behind the other."""
+    return bool(graph.current.header["is_cut"])
+
+
+def test_sentences_one_behind_the_other_are_cut_apart(model: dy.ParameterCollection) -> None:
+    total(Network(model)).backward()
+    assert part_count() == 2 and is_cut()
+
+
+def chain_of_sums(net: Network) -> dy.Expression:
+    """Sentences whose losses are added up on the way, so that none lies apart from what is in front of it."""
+    loss = dy.zeros(1)
+    for words in sentences(8):
+        loss = loss + net.loss(words)
+    return loss
+
+
+def loss_made_at_the_end(net: Network) -> dy.Expression:
+    """Sentences whose losses are made when the states of all of them are known."""
+    states = [net.states(words) for words in sentences(8)]
+    return dy.esum([dy.pickneglogsoftmax(net.v * h, 1) for some in states for h in some])
+
+
+def last_looks_back(net: Network) -> dy.Expression:
+    """The node before the sum needs the first sentence."""
+    losses = [net.loss(words) for words in sentences(8)]
+    return dy.esum([*losses[1:], losses[0] * 2.0]) * 0.5
+
+
+@pytest.mark.parametrize("use", [chain_of_sums, loss_made_at_the_end, last_looks_back])
+def test_what_lies_otherwise_has_the_same_gradients(
+    use: Callable[[Network], dy.Expression], model: dy.ParameterCollection
+) -> None:
+    net = Network(model)
+
+    def run() -> list[np.ndarray]:
+        loss = use(net)
+        loss.backward()
+        return [np.array([loss.value()]), *net.gradients()]
+
+    alone, shared = both(net, run)
+    assert part_count() == 2 and is_cut() == (use is last_looks_back)
+    close(shared, alone)
+
+
 def test_both_directions_of_a_network_are_parts(model: dy.ParameterCollection) -> None:
     net, other = Network(model), Network(model)
     words = sentences(1, 40)[0]
