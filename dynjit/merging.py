@@ -5,6 +5,9 @@ again.  Of equal nodes the first serves the consumers of all: their operands in 
 others have no value unless it is asked for.  A gradient reaches the one node from all consumers, so that sums are as
 before but for their order.  `twins` holds (place in `args`, node that was there), by which it is undone.
 
+Equal lookups are found by their hash.  What is made from equal nodes is compared with the consumers that the first of
+them had from the beginning: the same code makes the same few.
+
 Noise is never equal: each such node has a random stream of its own among its data.
 """
 
@@ -13,13 +16,14 @@ from __future__ import annotations
 import numpy as np
 
 from dynjit.arena import headers, int32s, int64s, mixed, nodes_at, operators_at, signatures_at, works_at
+from dynjit.calls import np_int
 from dynjit.jit import external, helper, inline
 from dynjit.views import view_of
 
 LEAST = 256  # pending nodes; in smaller graphs little is equal
 WORTH = 8  # one lookup of so many must be another's twin, or what depends on them is not searched
-NOT_EQUAL, MAY_BE_EQUAL, TARGET = 0, 1, 2  # of a node: whether there may be a twin
-CANDIDATE = 4  # added to these: an operand may have a twin
+HAS_TWIN, TARGET, CANDIDATE = 1, 2, 4  # bits of a node's `equal`; of the last: an operand was another node's twin
+MOST_CONSUMERS = 16  # of a node, with which what is made of its twins is compared
 KNOWN = np.dtype([("code", "i4"), ("node", "i4")])  # a node that others may equal: bits of its hash, its number (not 0)
 BUCKET, MOST_KNOWN = 8, 1 << 14  # known nodes that are compared, a cache line of them; all of them
 NEVER_READY = 1 << 30
@@ -100,16 +104,20 @@ def first_equal(h, number, size):  # type: ignore[no-untyped-def]
 
 @helper
 def merge(h, first, number):  # type: ignore[no-untyped-def]
-    """Lets a node serve the consumers of an equal one."""
+    """Lets a node serve the consumers of an equal one, which may have twins in turn."""
     nodes, args, work = nodes_at(h.nodes), int32s(h.args), works_at(h.work)
     edges, twins = int32s(h.consumers), int32s(h.twins)
     own, known, node = work[number], work[first], nodes[number]
+    if known.equal & (HAS_TWIN | TARGET) == 0:
+        known.equal |= HAS_TWIN
+        known.key = known.start  # its own consumers, in front of which come those of others
     last, edge = -1, own.start
     while edge >= 0:
         args[edge] = first
         twins[2 * h.merged] = edge
         twins[2 * h.merged + 1] = number
         h.merged += 1
+        work[edges[2 * edge]].equal |= CANDIDATE
         last = edge
         edge = edges[2 * edge + 1]
     if last >= 0:
@@ -127,13 +135,21 @@ def merge(h, first, number):  # type: ignore[no-untyped-def]
 
 
 @helper
-def make_candidates(h, number):  # type: ignore[no-untyped-def]
-    """Notes for the consumers of a node that it may have a twin."""
-    work, edges = works_at(h.work), int32s(h.consumers)
-    edge = work[number].start
-    while edge >= 0:
-        work[edges[2 * edge]].equal |= CANDIDATE
+def twin_of(h, number):  # type: ignore[no-untyped-def]
+    """A node in front of this one that is made from the same operands in the same way, or the node itself."""
+    nodes, args, work, edges = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.consumers)
+    node, edge, left = nodes[number], -1, MOST_CONSUMERS
+    for k in range(node.arity):
+        source = work[args[node.args + k]]
+        if source.stamp == h.generation and source.equal & HAS_TWIN:
+            edge = np_int(source.key)
+    while edge >= 0 and left > 0:
+        other = edges[2 * edge]
+        if other < number and work[other].stamp == h.generation and equal(h, nodes[other], node):
+            return other
         edge = edges[2 * edge + 1]
+        left -= 1
+    return number
 
 
 @helper
@@ -142,19 +158,6 @@ def is_made_of_parameters(h, node):  # type: ignore[no-untyped-def]
         if not is_parameter(h, int32s(h.args)[node.args + k]):
             return False
     return node.arity > 0
-
-
-@helper
-def is_made_of_equals(h, node):  # type: ignore[no-untyped-def]
-    """Whether all operands are parameters or nodes that have twins, perhaps, of which there is one at least."""
-    args, work, found = int32s(h.args), works_at(h.work), False
-    for k in range(node.arity):
-        source = args[node.args + k]
-        if work[source].stamp == h.generation and work[source].equal == MAY_BE_EQUAL:
-            found = True
-        elif not is_parameter(h, source):
-            return False
-    return found
 
 
 @external("void(int64, int64)")
@@ -167,26 +170,17 @@ def merge_equals(context, lowest):  # type: ignore[no-untyped-def]
     size, found, total, initials = clear_known(h), 0, 0, int32s(h.initials)
     for i in range(h.initial_count):
         number = initials[i]
-        own = work[number]
-        if own.stamp == h.generation and is_made_of_parameters(h, nodes[number]):
+        if work[number].stamp == h.generation and is_made_of_parameters(h, nodes[number]):
             total += 1
             first = first_equal(h, number, size)
-            if first != number and own.equal != TARGET:
-                work[first].equal = max(work[first].equal, MAY_BE_EQUAL)
+            if first != number and work[number].equal & TARGET == 0:
                 merge(h, first, number)
                 found += 1
     if found * WORTH < total or found == 0:
         return
-    for i in range(h.initial_count):
-        number = initials[i]
-        if work[number].stamp == h.generation and work[number].equal == MAY_BE_EQUAL:
-            make_candidates(h, number)
     for number in range(lowest, h.highest + 1):
         own = work[number]
-        if own.stamp == h.generation and own.equal & CANDIDATE and is_made_of_equals(h, nodes[number]):
-            first = first_equal(h, number, size)
-            if own.equal & TARGET == 0:
-                own.equal = MAY_BE_EQUAL
-                make_candidates(h, number)
-                if first != number:
-                    merge(h, first, number)
+        if own.stamp == h.generation and own.equal & CANDIDATE and own.equal & TARGET == 0:
+            first = twin_of(h, number)
+            if first != number:
+                merge(h, first, number)

@@ -29,7 +29,7 @@ from dynjit.arena import (
 )
 from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
 from dynjit.jit import address_of, external, helper, inline, prefetch
-from dynjit.merging import NOT_EQUAL, TARGET, merge_equals
+from dynjit.merging import TARGET, merge_equals
 from dynjit.parts import (
     NOWHERE,
     divide,
@@ -62,7 +62,7 @@ def want(h, number):  # type: ignore[no-untyped-def]
     own.height = 0
     own.start = -1
     own.uses = 0
-    own.equal = NOT_EQUAL
+    own.equal = 0
     return 1
 
 
