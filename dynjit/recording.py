@@ -57,7 +57,7 @@ PARAMETER = np.dtype([("signature", "i8"), ("value", "i8"), ("flags", "i8")])
 FORM = np.dtype([(name, "i8") for name in ("code", "count", "operands", "slow")])
 FIELD = np.dtype([("letter", "i8"), ("name", "i8"), ("default", "i8"), ("low", "f8"), ("high", "f8")])
 MAX_FIELDS = 8
-# short nodes, of which there are most: one or two operands, up to two integer parameters, up to one number or index.
+# short nodes, of which there are most: one to three operands, up to two integer parameters, up to one number or index.
 # What is known of their signatures lies in one cache line each.
 MEMO = np.dtype(
     [(name, "i8") for name in ("what", "shapes", "first", "second", "bound", "signature", "shape", "stops")]
@@ -68,6 +68,7 @@ HANDLE, NUMBER = 16, 24  # offsets of an expression's handle, and of a parameter
 BYTES = 32  # where a bytes object's own begin
 START, STOP, STEP = 16, 24, 32  # offsets in a slice
 MAX_LIST = 1 << 20
+LOWER = (1 << 32) - 1  # the lower half of a number
 PLACE = 1 << 26  # more than there are numbers of shapes
 MAX_FREE = 1 << 16
 HAS_COLLECTION = 1 << 14  # Py_TPFLAGS_HAVE_GC
@@ -300,16 +301,17 @@ def memo_of(s, what, shapes, first, second):  # type: ignore[no-untyped-def]
     return memos_at(s.memos)[np.int64(code >> np.uint64(40)) & (MEMOS - 1)]
 
 
-@external("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
-def add_new(context, what, a, b, shapes, first, second, datum):  # type: ignore[no-untyped-def]
+@external("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def add_new(context, what, a, b, c, shapes, first, second, datum):  # type: ignore[no-untyped-def]
     """As `add_short`, for nodes of a signature that is not remembered; then it is, if there is such a signature."""
     s, h = front_ends(state_address())[0], headers(context)[0]
-    scratch, code, ints, data = int64s(h.scratch), what >> 8, (what >> 4) & 15, what & 15
-    arity, floats, count = 1 if b < 0 else 2, data == A_NUMBER, data != NO_DATA
+    scratch, code, ints, data = int64s(h.scratch), (what & LOWER) >> 8, (what >> 4) & 15, what & 15
+    arity, floats, count = 1 if b < 0 else 2 if c < 0 else 3, data == A_NUMBER, data != NO_DATA
     scratch[KEY] = code
     scratch[KEY + 1] = arity
     scratch[OPERANDS] = a
     scratch[OPERANDS + 1] = b
+    scratch[OPERANDS + 2] = c
     scratch[KEY + 2 + arity] = first
     scratch[KEY + 3 + arity] = second
     scratch[DATA] = datum
@@ -332,8 +334,14 @@ def add_new(context, what, a, b, shapes, first, second, datum):  # type: ignore[
 
 
 @inline
-def add_short(s, context, code, a, b, ints, first, second, data, datum):  # type: ignore[no-untyped-def]
-    """Appends a short node: operands a and b (-1: there is none), 0 to 2 integers, a number's bits or an index.
+def upper_shape(node):  # type: ignore[no-untyped-def]
+    """An operand's shape for a memo, in the upper half of a number; not 0 (no operand), not even of a dropped node."""
+    return np.int64(node.shape + 2) << 32
+
+
+@inline
+def add_short(s, context, code, a, b, c, ints, first, second, data, datum):  # type: ignore[no-untyped-def]
+    """Appends a short node: operands a, b, c (-1: there is none), 0 to 2 integers, a number's bits or an index.
 
     -1: not the plain case.
     """
@@ -344,18 +352,25 @@ def add_short(s, context, code, a, b, ints, first, second, data, datum):  # type
     flags = (nodes[a].flags & (NEEDS_GRADIENT | FROZEN)) << 2
     if b >= 0:
         arity = 2
-        shapes |= np.int64(nodes[b].shape + 1) << 32
+        shapes |= upper_shape(nodes[b])
         needs |= nodes[b].flags & NEEDS_GRADIENT
         flags |= (nodes[b].flags & (NEEDS_GRADIENT | FROZEN)) << 4
+    if c >= 0:
+        arity = 3
+        what |= upper_shape(nodes[c])
+        needs |= nodes[c].flags & NEEDS_GRADIENT
+        flags |= (nodes[c].flags & (NEEDS_GRADIENT | FROZEN)) << 6
     memo = memo_of(s, what, shapes, first, second)
     is_known = memo.what == what and memo.shapes == shapes and memo.first == first and memo.second == second
-    has_room = h.node_count < h.node_capacity and used + 2 <= h.arg_capacity and h.data_count < h.data_capacity
+    has_room = h.node_count < h.node_capacity and used + 3 <= h.arg_capacity and h.data_count < h.data_capacity
     fits = data != AN_INDEX or 0 <= datum < memo.bound
     if not (is_known and has_room and fits):
-        return add_new(context, what, a, b, shapes, first, second, datum)
+        return add_new(context, what, a, b, c, shapes, first, second, datum)
     args[used] = a
     if b >= 0:
         args[used + 1] = b
+    if c >= 0:
+        args[used + 2] = c
     if data != NO_DATA:
         int64s(h.data)[h.data_count] = datum
     return add_record(h, memo.signature, memo.shape, memo.stops, arity, needs, flags, data != NO_DATA)
@@ -366,11 +381,12 @@ def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
     """As `add_long`, quicker for short nodes."""
     s, h = front_ends(state_address())[0], headers(context)[0]
     scratch, ints = int64s(h.scratch), length - 2 - arity
-    if arity < 1 or arity > 2 or ints > 2 or data > 1:
+    if arity < 1 or arity > 3 or ints > 2 or data > 1:
         return add_long(context, length, arity, data)
     kind = NO_DATA if data == 0 else A_NUMBER if operators_at(h.operators)[scratch[KEY]].floats else AN_INDEX
     return add_short(
-        s, context, scratch[KEY], scratch[OPERANDS], scratch[OPERANDS + 1] if arity == 2 else -1,
+        s, context, scratch[KEY], scratch[OPERANDS],
+        scratch[OPERANDS + 1] if arity > 1 else -1, scratch[OPERANDS + 2] if arity > 2 else -1,
         ints, scratch[KEY + 2 + arity] if ints > 0 else 0, scratch[KEY + 3 + arity] if ints > 1 else 0,
         kind, scratch[DATA] if data else 0,
     )  # fmt: skip

@@ -45,7 +45,7 @@ def binary(s, context, code, a, b):  # type: ignore[no-untyped-def]
     right = operand(s, context, b) if left >= 0 else -1
     if right < 0:
         return 0
-    node = add_short(s, context, code, left, right, 0, 0, 0, NO_DATA, 0)
+    node = add_short(s, context, code, left, right, -1, 0, 0, 0, NO_DATA, 0)
     return expression_of(s, headers(context)[0], node) if node >= 0 else 0
 
 
@@ -60,7 +60,7 @@ def with_number(s, context, code, x, o, sign, inverse):  # type: ignore[no-untyp
     if source < 0:
         return 0
     float64s(h.scratch)[DATA] = 1 / value if inverse else value
-    node = add_short(s, context, code, source, -1, 0, 0, 0, A_NUMBER, int64s(h.scratch)[DATA])
+    node = add_short(s, context, code, source, -1, -1, 0, 0, 0, A_NUMBER, int64s(h.scratch)[DATA])
     return expression_of(s, h, node) if node >= 0 else 0
 
 
@@ -70,7 +70,7 @@ def unary(s, context, code, x):  # type: ignore[no-untyped-def]
     source = operand(s, context, x)
     if source < 0:
         return 0
-    node = add_short(s, context, code, source, -1, 0, 0, 0, NO_DATA, 0)
+    node = add_short(s, context, code, source, -1, -1, 0, 0, 0, NO_DATA, 0)
     return expression_of(s, headers(context)[0], node) if node >= 0 else 0
 
 
@@ -208,7 +208,7 @@ def slice_of(s, context, a, b):  # type: ignore[no-untyped-def]
     stop = bound_of(s, h, load(b + STOP), rows, rows)
     if start < 0 or stop <= start or stop - start == rows:
         return 0
-    node = add_short(s, context, s.op_pick_range, source, -1, 2, stop - start, AXIS, AN_INDEX, start)
+    node = add_short(s, context, s.op_pick_range, source, -1, -1, 2, stop - start, AXIS, AN_INDEX, start)
     return expression_of(s, h, node) if node >= 0 else 0
 
 
@@ -221,10 +221,10 @@ def entry_at(s, context, a, b):  # type: ignore[no-untyped-def]
     if not is_plain or source < 0:
         return 0
     if load(a + 8) == s.lookup_table:
-        node = add_short(s, context, s.op_lookup, source, -1, 0, 0, 0, AN_INDEX, index)
+        node = add_short(s, context, s.op_lookup, source, -1, -1, 0, 0, 0, AN_INDEX, index)
     else:
         index += rows if index < 0 else 0
-        node = add_short(s, context, s.op_pick, source, -1, 1, AXIS, 0, AN_INDEX, index)
+        node = add_short(s, context, s.op_pick, source, -1, -1, 1, AXIS, 0, AN_INDEX, index)
     return expression_of(s, h, node) if node >= 0 else 0
 
 

@@ -14,6 +14,7 @@ from records import shape_of, twins_alone
 
 import dynjit as dy
 from dynjit import frontend, graph, initializers, op
+from dynjit.errors import ShapeError, StaleExpressionError
 from dynjit.ops import leaf
 
 pytestmark = pytest.mark.skipif(not frontend.is_native, reason="this interpreter has the twins alone")
@@ -361,6 +362,30 @@ def test_memos_are_of_all_that_a_signature_is_of() -> None:
             for index in (size, -size - 1, 1 << 40):
                 with pytest.raises(IndexError):
                     x[index]
+
+
+def test_memos_are_of_all_operands() -> None:
+    for _ in range(3):
+        x, y, z = (dy.inputVector([1.0] * size) for size in (2, 3, 4))
+        for operands in ([x], [x, y], [y, x], [x, y, z], [x, z, y], [x, y, z, x]):
+            sizes = sum(e.dim()[0][0] for e in operands)
+            assert dy.concatenate(operands).dim()[0] == (sizes,) and dy.concatenate(operands).value() == [1.0] * sizes
+        with pytest.raises(ShapeError):
+            dy.esum([x, x, y])
+        assert dy.esum([x, x, x]).value() == [3.0] * 2
+
+
+def test_a_dropped_operand_is_not_a_missing_one() -> None:
+    x = dy.inputVector([1.0, 2.0])
+    for count in (1, 2, 3):
+        for _ in range(3):  # then it is known
+            dy.esum([x] * count)
+        dy.cg_checkpoint()
+        dropped = dy.inputVector([3.0, 4.0])
+        dy.cg_revert()
+        for operands in ([x] * count + [dropped], [x] * (count - 1) + [dropped]):
+            with pytest.raises(StaleExpressionError):
+                dy.esum(operands)
 
 
 def test_random_streams_are_the_same() -> None:
