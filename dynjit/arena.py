@@ -53,8 +53,7 @@ COUNTERS = (
     "highest", "overwriting", "overwritten", "whole",
     "whole_reached", "stops", "merged", "most_nodes",
     "parts", "is_part", "lowest", "rest", "shadows", "cuts", "is_divisible", "is_cut",
-    "initial_count", "levels", "time", "room", "part_time",
-    "first_result",
+    "initial_count", "levels", "time", "room", "part_time", "first_result", "era",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (

@@ -48,7 +48,7 @@ class Method(ctypes.Structure):
 
 
 SUBCLASSABLE, LONGLONG = 1 << 10, 17  # Py_TPFLAGS_BASETYPE, T_LONGLONG
-FASTCALL_KEYWORDS = 0x82
+FASTCALL_KEYWORDS, NO_ARGUMENTS = 0x82, 4
 MEMBERS = 72  # Py_tp_members
 TYPE_SLOTS = {5: slots.native_subscript, 7: slots.native_add, 29: slots.native_multiply,
               30: slots.native_negative, 33: slots.native_power, 36: slots.native_subtract, 37: slots.native_divide,
@@ -228,6 +228,28 @@ def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Call
     return make(ctypes.addressof(method), own, "dynjit")  # type: ignore[no-any-return]
 
 
+def native_methods(**compiled: Compiled) -> Callable[[type[Class]], type[Class]]:
+    """Decorator that puts C functions in the place of a class's methods, which stay as their twins.
+
+    The names are those of METHODS.  A function gets the object, and (if the method takes arguments) where they lie.
+    """
+
+    def decorate(written: type[Class]) -> type[Class]:
+        make = ctypes.pythonapi.PyDescr_NewMethod
+        make.restype, make.argtypes = ctypes.py_object, [ctypes.py_object, ctypes.c_void_p]
+        for name, function in compiled.items() if is_native else ():
+            twin = vars(written)[name]
+            text = text_of(twin).replace("(self", "($self", 1)
+            takes = NO_ARGUMENTS if len(inspect.signature(twin).parameters) == 1 else FASTCALL_KEYWORDS
+            method = Method(name.encode(), function.address, takes, text.encode())
+            kept.extend((method, twin))
+            state[0][f"slow_{name}"] = id(twin)
+            setattr(written, name, make(written, ctypes.addressof(method)))
+        return written
+
+    return decorate
+
+
 def value_builtin(wants_place: bool) -> Callable | None:
     """The compiled function behind an expression's value, or behind where it lies; None where there is none."""
     if not is_native:
@@ -251,10 +273,16 @@ def connect(
     for name in SLOTS:
         state[0][f"slow_{name}"] = id(slow[name])
     kinds = (expression, dense, lookup_table, int, bool, float, list, tuple, slice, bytes)
-    for name, kind in zip(KINDS, kinds, strict=True):
-        state[0][name] = id(kind)
+    know(**dict(zip(KINDS, kinds, strict=True)))
     for name in PLAIN:
         state[0][f"op_{name}"] = operators[name].code
     state[0]["none"] = id(None)
-    kept.extend((expression, dense, lookup_table, slow))
+    kept.append(slow)
     read_sources()
+
+
+def know(**kinds: type) -> None:
+    """Tells compiled code types, by their names in the state."""
+    for name, kind in kinds.items():
+        state[0][name] = id(kind)
+        kept.append(kind)

@@ -66,7 +66,8 @@ class ComputationGraph(NodesByNumber):
         """The arrays, made for the first node (a jitclass costs half a second per process)."""
         made = Storage()
         threads.start()
-        made.header["version"], made.header["autobatch"] = self._version, settings["autobatch"]
+        made.header["version"], made.header["era"] = self._version, id(self.era)
+        made.header["autobatch"] = settings["autobatch"]
         if self is mine.graph:
             frontend.use(made)
         return made
@@ -137,7 +138,7 @@ class ComputationGraph(NodesByNumber):
         self.backward_from = self.backward_top = -1
         self.constants_from = min(self.constants_from, 0)
         self.checkpoints.clear()
-        header["version"] = self._new_version()
+        header["version"], header["era"] = self._new_version(), id(self.era)
         return self
 
     def _drop_plan(self) -> None:
@@ -165,6 +166,7 @@ class ComputationGraph(NodesByNumber):
             dropped[name] = value
         self.backward_top = min(self.backward_top, mark[-1])
         self.era = object()
+        self.header["era"] = id(self.era)
 
     def _mark(self) -> tuple[int, ...]:
         return tuple(int(self.header[name]) for name in MARKED)

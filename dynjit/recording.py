@@ -43,12 +43,14 @@ PLAIN = (
     "add", "subtract", "product", "add_number", "number_minus", "scale", "negate", "pick", "pick_range", "lookup",
     "pow", "second_power",
 )  # fmt: skip
+METHODS = ("initial_state", "add_input", "add_inputs", "transduce", "output")  # of recurrent networks, see sequence.py
 KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes")
 STATE = np.dtype(
     [(name, "i8") for name in ("header", "thread", "nothing", "table", "parameters", "forms")]
     + [(name, "i8") for name in ("fields", "memos", "free", "free_count", "none")]
     + [(name, "i8") for name in KINDS]
-    + [(f"slow_{name}", "i8") for name in (*SLOTS, "step", "steps")]
+    + [(name, "i8") for name in ("rnn_state", "rnn_run")]
+    + [(f"slow_{name}", "i8") for name in (*SLOTS, *METHODS)]
     + [(f"op_{name}", "i8") for name in PLAIN]
 )
 PARAMETER = np.dtype([("signature", "i8"), ("value", "i8"), ("flags", "i8")])
@@ -100,8 +102,10 @@ allocate = python_function("PyType_GenericAlloc", types.intp, types.intp, types.
 flags_of_type = python_function("PyType_GetFlags", types.uintp, types.intp)
 free_object = python_function("PyObject_Free", types.void, types.intp)
 free_collected = python_function("PyObject_GC_Del", types.void, types.intp)
+take = python_function("Py_IncRef", types.void, types.intp)
 drop = python_function("Py_DecRef", types.void, types.intp)
 vectorcall = python_function("PyObject_Vectorcall", types.intp, types.intp, types.intp, types.intp, types.intp)
+bound = python_function("PyMethod_New", types.intp, types.intp, types.intp)
 as_integer = python_function("PyLong_AsLongLongAndOverflow", types.int64, types.intp, types.intp)
 as_double = python_function("PyFloat_AsDouble", types.float64, types.intp)
 list_size = python_function("PyList_Size", types.intp, types.intp)
@@ -111,6 +115,8 @@ tuple_item = python_function("PyTuple_GetItem", types.intp, types.intp, types.in
 bytes_start = python_function("PyBytes_AsString", types.intp, types.intp)
 new_list = python_function("PyList_New", types.intp, types.intp)
 set_item = python_function("PyList_SetItem", types.intc, types.intp, types.intp, types.intp)
+new_tuple = python_function("PyTuple_New", types.intp, types.intp)
+set_tuple_item = python_function("PyTuple_SetItem", types.intc, types.intp, types.intp, types.intp)
 new_float = python_function("PyFloat_FromDouble", types.intp, types.float64)
 integer = python_function("PyLong_FromLongLong", types.intp, types.int64)
 thread_number = python_function("PyThread_get_thread_ident", types.intp)

@@ -10,7 +10,18 @@ from dynjit.errors import located
 from dynjit.graph import Expression
 from dynjit.ops import binary, layout, leaf, noise
 from dynjit.parameters import ParameterCollection, Parameters
-from dynjit.sequence import number_in_graph, program_from, record_step, record_steps
+from dynjit.sequence import (
+    BUILDER_SLOTS,
+    RUN_SLOTS,
+    STATE_SLOTS,
+    native_add_input,
+    native_add_inputs,
+    native_initial_state,
+    native_output,
+    native_transduce,
+    number_in_graph,
+    program_from,
+)
 from dynjit.shape import as_batch, as_list, as_number, kind_of
 
 __all__ = ["Builder", "RNNBuilder", "RNNState", "Run", "StackedRNNState"]
@@ -19,27 +30,26 @@ Vectors = tuple[Expression, ...]
 Masks = tuple["Expression | None", ...]
 
 
+@frontend.native_methods(
+    add_input=native_add_input, add_inputs=native_add_inputs, transduce=native_transduce, output=native_output
+)
 class RNNState:
     """A position in a sequence; obtained from a builder.
 
     It holds the builder's vectors `s`: an LSTM's c of each layer, then h of each layer; of other networks h alone.
     """
 
-    __slots__ = ("_prev", "_run", "_vectors")
+    __slots__ = STATE_SLOTS
 
-    def __init__(self, run: Run, vectors: Sequence[Expression] = (), prev: RNNState | None = None) -> None:
-        """vectors: those of the state, and behind them the output."""
-        self._run, self._vectors, self._prev = run, vectors, prev
+    def __init__(self, run: Run, vectors: Vectors = (), output: Any = None, prev: RNNState | None = None) -> None:
+        self._run, self._vectors, self._output, self._prev = run, vectors, output, prev
 
     def add_input(self, x: Expression) -> RNNState:
         """The state after one more input.
 
         x: (input_dim,) x batch.  Raises ValueError for a state of an earlier graph, ShapeError for another shape.
         """
-        run = self._run
-        if not self._vectors:  # else they are checked where the step is recorded
-            run.check()
-        return RNNState(run, record_step(run.programs, run.objects, self._vectors, x, run), self)
+        return RNNState(self._run, *self._run.step(self._vectors, x), self)
 
     def add_inputs(self, xs: Iterable[Expression]) -> list[RNNState]:
         """The states after each input."""
@@ -51,13 +61,12 @@ class RNNState:
 
     def transduce(self, xs: Iterable[Expression]) -> list[Expression]:
         """The outputs of the top layer after each input; cheaper than `add_inputs`."""
-        run = self._run
-        run.check()
-        return record_steps(run.programs, run.objects, self._vectors, as_list("transduce", "expressions", xs), run)
+        self._run.check()
+        return [state._output for state in self.add_inputs(as_list("transduce", "expressions", xs))]
 
     def output(self) -> Expression | None:
         """The top layer's output; None before any input."""
-        return self._vectors[-1] if self._vectors else None
+        return self._output
 
     def h(self) -> Vectors:
         """Each layer's output; () before any input."""
@@ -65,7 +74,7 @@ class RNNState:
 
     def s(self) -> Vectors:
         """All vectors of the state: for an LSTM (c of each layer, h of each layer)."""
-        return tuple(self._vectors[:-1])
+        return self._vectors
 
     def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with other outputs, one per layer; an LSTM keeps its c (at first 0).
@@ -81,7 +90,7 @@ class RNNState:
             ))  # fmt: skip
         size = builder.layers * builder.vectors_per_layer
         others = self.s()[: size - builder.layers] or self._run.zeros(size - builder.layers)
-        return RNNState(self._run, (*others, *h, h[-1]), self)
+        return RNNState(self._run, (*others, *h), h[-1], self)
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with other vectors: all of them, or of an LSTM the c of each layer alone; h stays then (at first 0).
@@ -99,7 +108,7 @@ class RNNState:
             ))  # fmt: skip
         if len(vectors) < whole:
             vectors += self.h() or self._run.zeros(layers)
-        return RNNState(self._run, (*vectors, vectors[-1]), self)
+        return RNNState(self._run, vectors, vectors[-1], self)
 
     def prev(self) -> RNNState | None:
         """The state before the last input."""
@@ -186,7 +195,7 @@ def checked_sizes(
 class Run:
     """What a builder has in one graph: its parameters as expressions, and its dropout masks."""
 
-    __slots__ = ("_zero", "builder", "era", "initial", "masks", "norms", "objects", "parameters", "programs", "version")
+    __slots__ = RUN_SLOTS
 
     def __init__(self, builder: Builder, update: bool) -> None:
         self.builder: Any = builder
@@ -238,31 +247,33 @@ class Run:
     def zeros(self, count: int) -> Vectors:
         return (self.zero,) * count if count else ()
 
-    def step(self, vectors: Sequence[Expression], x: Expression) -> list[Expression]:
-        """The vectors of the state after an input, and the output; in Python where compiled code does not know how."""
+    def step(self, vectors: Vectors, x: Expression) -> tuple[Vectors, Expression]:
+        """The vectors after an input, and the output; in Python where compiled code does not know how."""
         self.check()
         builder = self.builder
         builder._masks(self, x)
         which, size = int(len(vectors) > 0), builder.layers * builder.vectors_per_layer
-        vectors = vectors[:size]
         is_new = frontend.is_native and self.programs[which] is None and isinstance(x, Expression)
         if is_new:
             vectors, x = self._apart(vectors, x)
         first = int(graph.here().header["node_count"])
         split = size - builder.layers
-        others, h, output = builder._step(self, tuple(vectors[:split]), tuple(vectors[split:]), x)
-        results = [*others, *h, output]
+        others, h, output = builder._step(self, vectors[:split], vectors[split:], x)
+        results = (*others, *h)
         if is_new:
-            self.programs[which] = program_from(first, size, vectors, x, self.objects or (), results)
-        return results
+            self.programs[which] = program_from(first, size, vectors, x, self.objects or (), (*results, output))
+        return results, output
 
-    def _apart(self, vectors: Sequence[Expression], x: Expression) -> tuple[Sequence[Expression], Expression]:
+    def _apart(self, vectors: Vectors, x: Expression) -> tuple[Vectors, Expression]:
         """The vectors and the input as nodes that are nothing else, so that it is plain what a step takes."""
         given = [x._node(), *(vector._node() for vector in vectors)]
         others = {number_in_graph(thing) for thing in self.objects or ()}
         if len(set(given)) == len(given) and not others.intersection(given):
             return vectors, x
-        return [layout.reshape(vector, *vector.dim()) for vector in vectors], layout.reshape(x, *x.dim())
+        return tuple(layout.reshape(vector, *vector.dim()) for vector in vectors), layout.reshape(x, *x.dim())
+
+
+frontend.know(rnn_state=RNNState, rnn_run=Run)
 
 
 def in_graph(parameters: Sequence[Parameters], update: bool) -> list[Any]:
@@ -277,6 +288,7 @@ class Builder:
     is no ParameterCollection.
     """
 
+    __slots__ = (*BUILDER_SLOTS, "__dict__", "__weakref__")
     collection_name = ""
     dropout_kinds = 2  # of inputs, of recurrent outputs
     starts_at_zero = False  # whether the first step takes a vector of zeros
@@ -289,7 +301,7 @@ class Builder:
         self.local_model = model.add_subcollection(self.collection_name)
         self._parameters: list[list[Parameters]] = []
         self._norms: list[list[Parameters]] = []
-        self._runs: dict[bool, Run] = {}
+        self._runs: list[Run | None] = [None, None]  # without and with gradients of the parameters
         self._programs: list[bytes | None] = [None, None]
         self._rates = (0.0,) * self.dropout_kinds
 
@@ -311,9 +323,9 @@ class Builder:
         sizes = f"{self.layers} x {self.input_dim} to {self.hidden_dim}"
         return f"{self.whoami()} {self.local_model.name()} ({sizes})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: what belongs to a graph, or to this process, is left out."""
-        return vars(self) | {"_runs": {}, "_programs": [None, None]}
+    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """For copies and pickles, attributes and slots: what belongs to a graph, or to this process, is left out."""
+        return vars(self) | {"_programs": [None, None]}, {"_runs": [None, None]}
 
     # ---- parameters ----
 
@@ -327,13 +339,13 @@ class Builder:
         return [in_graph(layer, update) for layer in self._parameters]
 
     def _run(self, update: bool) -> Run:
-        run = self._runs.get(update)
+        run = self._runs[update]
         if run is None or not run.is_current():
             run = self._runs[update] = Run(self, update)
         return run
 
     def _current_runs(self, operator: str) -> list[Run]:
-        runs = [run for run in self._runs.values() if run.is_current()]
+        runs = [run for run in reversed(self._runs) if run is not None and run.is_current()]
         if not runs:
             raise ValueError(located(f"{self.whoami()}.{operator}: needs initial_state() in the current graph first"))
         return runs
@@ -373,8 +385,9 @@ class Builder:
             got = ", ".join(map(str, rates))
             raise ValueError(located(f"{self.whoami()}.set_dropout: needs rates from 0 to below 1, got {got}"))
         self._rates, self._programs = numbers, [None, None]
-        for run in self._runs.values():
-            run.set_masks(None)
+        for run in self._runs:
+            if run is not None:
+                run.set_masks(None)
 
     def disable_dropout(self) -> None:
         """Sets all dropout rates to 0."""
@@ -399,6 +412,7 @@ class Builder:
         return any(self._rates)
 
 
+@frontend.native_methods(initial_state=native_initial_state)
 class RNNBuilder(Builder):
     """Base of all recurrent networks; `layers` on top of each other, the first with `input_dim` inputs."""
 
@@ -415,9 +429,7 @@ class RNNBuilder(Builder):
         Without `vecs` the same state is given again in the same graph.
         Raises ValueError for a wrong number of vectors.
         """
-        run = self._runs.get(bool(update))
-        if run is None or run.era is not graph.here().era:
-            run = self._run(bool(update))
+        run = self._run(bool(update))
         return run.initial if vecs is None else run.initial.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[Sequence[float]], update: bool = True) -> RNNState:

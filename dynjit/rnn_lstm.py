@@ -166,7 +166,7 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         if not as_finite("set_weightnoise", std) >= 0:
             raise ValueError(located(f"set_weightnoise: needs a deviation of 0 or more, got {std}"))
         self.weightnoise_std = float(std)
-        self._runs.clear()
+        self._runs = [None, None]
 
     def _in_graph(self, update: bool) -> list[list[Any]]:
         layers = super()._in_graph(update)

@@ -6,20 +6,22 @@ where each operand came from, are a program for all others: also in later graphs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dynjit import frontend, graph, op
+from dynjit import graph, op
 from dynjit.arena import headers, int64s
 from dynjit.jit import entry, external, helper
 from dynjit.recording import (
-    BYTES,
     DATA,
+    HANDLE,
     KEY,
     OPERANDS,
     add_node,
+    allocate,
+    bound,
     bytes_start,
     count_of,
     drop,
@@ -31,10 +33,13 @@ from dynjit.recording import (
     list_size,
     load,
     new_list,
+    new_tuple,
     operand,
     set_item,
-    state,
+    set_tuple_item,
     state_address,
+    take,
+    tuple_item,
     vectorcall,
     words,
 )
@@ -92,84 +97,177 @@ def step(context, program, objects):  # type: ignore[no-untyped-def]
     return 1
 
 
+# ---- methods of builders and states ----------------------------------------------------------------------------------
+
+# Where compiled code finds what these objects hold: the interpreter lays slots one behind the other, sorted by name.
+BUILDER_SLOTS = ("_runs",)
+RUN_SLOTS = ("_zero", "builder", "era", "initial", "masks", "norms", "objects", "parameters", "programs", "version")
+STATE_SLOTS = ("_output", "_prev", "_run", "_vectors")
+(RUNS,) = (HANDLE + 8 * i for i in range(len(BUILDER_SLOTS)))
+_, _, ERA, INITIAL, _, _, OBJECTS, _, PROGRAMS, _ = (HANDLE + 8 * i for i in range(len(RUN_SLOTS)))
+OUTPUT, PREV, RUN, VECTORS = (HANDLE + 8 * i for i in range(len(STATE_SLOTS)))
+NEXT, STATES, OUTPUTS = 0, 1, 2  # what is asked for: the next state, the state after each input, its output alone
+
+
 @helper
-def record_all(s, context, args, is_whole):  # type: ignore[no-untyped-def]
-    """The list that the builtin returns; 0, or -1 - an unfinished list: not the plain case."""
-    h = headers(context)[0]
-    programs, objects, vectors, given = load(args), load(args + 8), load(args + 16), load(args + 24)
-    steps = 1 if is_whole else count_of(s, given)
-    if load(objects + 8) != s.list or steps < 0:
-        return 0
-    is_first = count_of(s, vectors) == 0
-    program = program_of(s, programs, 0 if is_first else 1)
-    if program == 0:
-        return 0
-    size, scratch = words(program)[1], int64s(h.scratch)
-    for i in range(0 if is_first else size):
-        node = operand(s, context, entry_of(s, vectors, i))
-        if node < 0:
-            return 0
-        scratch[PLACES + i] = node
-    for i in range(list_size(objects)):
-        scratch[PLACES + size + 1 + i] = UNKNOWN
-    result = new_list(size + 1 if is_whole else steps)
-    for t in range(steps):
-        if t == 1 and is_first:
-            program = program_of(s, programs, 1)
-        node = operand(s, context, given if is_whole else entry_of(s, given, t))
-        if node < 0 or program == 0:
-            return -1 - result
-        scratch[PLACES + size] = node
-        if step(context, program, objects) == 0:
-            return -1 - result
-        if not is_whole:
-            set_item(result, t, expression_of(s, h, scratch[PLACES + size]))
-    if is_whole:
-        for i in range(size + 1):
-            set_item(result, i, expression_of(s, h, scratch[PLACES + i]))
+def new_state(s, prev, run, size):  # type: ignore[no-untyped-def]
+    """An RNNState whose vectors and output are not there yet."""
+    made = allocate(s.rnn_state, 0)
+    take(prev)
+    words(made + PREV)[0] = prev
+    take(run)
+    words(made + RUN)[0] = run
+    words(made + VECTORS)[0] = new_tuple(size)
+    return made
+
+
+@helper
+def new_result(s, self, run, size, steps, kind):  # type: ignore[no-untyped-def]
+    """What a method returns, still without expressions.
+
+    It is made before any node: the interpreter may collect garbage now, which may call any code.
+    """
+    if kind == NEXT:
+        return new_state(s, self, run, size)
+    result = new_list(steps)
+    if kind == STATES:
+        for t in range(steps):
+            self = new_state(s, self, run, size)
+            set_item(result, t, self)
     return result
 
 
-@entry("intp(intp, intp, intp, intp)")
-def native_steps(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    """Serves `record_step` (`self` 1) and `record_steps` (`self` 0)."""
+@helper
+def fill(s, h, made, size):  # type: ignore[no-untyped-def]
+    """Gives a state its vectors and its output, which is one of them as a rule."""
+    scratch, vectors = int64s(h.scratch), load(made + VECTORS)
+    for i in range(size):
+        set_tuple_item(vectors, i, expression_of(s, h, scratch[PLACES + i]))
+    if scratch[PLACES + size] == scratch[PLACES + size - 1]:
+        words(made + OUTPUT)[0] = tuple_item(vectors, size - 1)
+        take(load(made + OUTPUT))
+    else:
+        words(made + OUTPUT)[0] = expression_of(s, h, scratch[PLACES + size])
+
+
+@helper
+def record(s, context, self, given, result, size, steps, kind):  # type: ignore[no-untyped-def]
+    """Records the steps, and completes the result; False: not the plain case."""
+    h = headers(context)[0]
+    run, vectors, scratch = load(self + RUN), load(self + VECTORS), int64s(h.scratch)
+    programs, objects, is_first = load(run + PROGRAMS), load(run + OBJECTS), count_of(s, vectors) == 0
+    for i in range(0 if is_first else size):
+        node = operand(s, context, entry_of(s, vectors, i))
+        if node < 0:
+            return False
+        scratch[PLACES + i] = node
+    for i in range(list_size(objects)):
+        scratch[PLACES + size + 1 + i] = UNKNOWN
+    program = program_of(s, programs, 0 if is_first else 1)
+    for t in range(steps):
+        if t == 1 and is_first:
+            program = program_of(s, programs, 1)
+        node = operand(s, context, given if kind == NEXT else entry_of(s, given, t))
+        if node < 0 or program == 0:
+            return False
+        scratch[PLACES + size] = node
+        if step(context, program, objects) == 0:
+            return False
+        if kind == OUTPUTS:
+            set_item(result, t, expression_of(s, h, scratch[PLACES + size]))
+        else:
+            fill(s, h, result if kind == NEXT else list_item(result, t), size)
+    return True
+
+
+@external("int64(int64, int64, int64, int64, int64)")
+def follow(self, args, nargs, names, kind):  # type: ignore[no-untyped-def]
+    """The result of a method of an RNNState, `self`, that takes an input or a list of them; 0: not the plain case."""
     s = front_ends(state_address())[0]
     context = header_of(s)
-    h = headers(context)[0]
-    is_whole = load(self + BYTES) == 1
+    h, run, vectors = headers(context)[0], load(self + RUN), load(self + VECTORS)
+    if nargs != 1 or names != 0 or run == 0 or vectors == 0 or load(run + 8) != s.rnn_run:
+        return 0
+    if kind != NEXT and load(self + 8) != s.rnn_state:  # a subclass, perhaps with another add_input
+        return 0
+    given, count = load(args), count_of(s, vectors)
+    steps = 1 if kind == NEXT else count_of(s, given)
+    program = program_of(s, load(run + PROGRAMS), 0 if count == 0 else 1)
+    if program == 0 or steps < 1 or load(load(run + OBJECTS) + 8) != s.list:
+        return 0
+    size = words(program)[1]
+    if count != size and (count != 0 or load(run + ERA) != h.era):
+        return 0
+    result = new_result(s, self, run, size, steps, kind)
     nodes, used, data, stream = h.node_count, h.arg_count, h.data_count, words(h.seed)[1]
-    result = record_all(s, context, args, is_whole)
-    if result > 0:
+    if record(s, context, self, given, result, size, steps, kind):
         return result
     h.node_count = nodes
     h.arg_count = used
     h.data_count = data
     words(h.seed)[1] = stream
-    if result < 0:
-        drop(-1 - result)
-    return vectorcall(s.slow_step if is_whole else s.slow_steps, args, nargs, 0)
+    drop(result)
+    return 0
 
 
-# ---- the twins in Python ---------------------------------------------------------------------------------------------
+@helper
+def slow_method(function, self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """Calls a method's twin."""
+    method = bound(function, self)
+    result = vectorcall(method, args, nargs, names)
+    drop(method)
+    return result
 
 
-def record_step(programs: list[Any], objects: Any, vectors: Sequence[Any], x: Any, run: Any) -> list[Any]:
-    """Records one step of a network: the new vectors, and behind them the output.
-
-    programs: of the first step and of later ones, None where there is none yet;  objects: what steps take besides
-    vectors and input (None: not known yet);  vectors: those of the state, and behind them the output; empty at first.
-    run: takes a step in Python, and makes the program.
-    """
-    return run.step(vectors, x)  # type: ignore[no-any-return]
+METHOD = "intp(intp, intp, intp, intp)"
 
 
-def record_steps(programs: list[Any], objects: Any, vectors: Sequence[Any], xs: Sequence[Any], run: Any) -> list[Any]:
-    """Records a step for each input; returns their outputs.  The arguments are those of `record_step`."""
-    outputs = []
-    for x in xs:
-        vectors = record_step(run.programs, run.objects, vectors, x, run)
-        outputs.append(vectors[-1])
-    return outputs
+@entry(METHOD)
+def native_add_input(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    result = follow(self, args, nargs, names, NEXT)
+    if result != 0:
+        return result
+    return slow_method(front_ends(state_address())[0].slow_add_input, self, args, nargs, names)
+
+
+@entry(METHOD)
+def native_add_inputs(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    result = follow(self, args, nargs, names, STATES)
+    if result != 0:
+        return result
+    return slow_method(front_ends(state_address())[0].slow_add_inputs, self, args, nargs, names)
+
+
+@entry(METHOD)
+def native_transduce(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    result = follow(self, args, nargs, names, OUTPUTS)
+    if result != 0:
+        return result
+    return slow_method(front_ends(state_address())[0].slow_transduce, self, args, nargs, names)
+
+
+@entry("intp(intp, intp)")
+def native_output(self, nothing):  # type: ignore[no-untyped-def]
+    output = load(self + OUTPUT)
+    if output == 0:
+        return slow_method(front_ends(state_address())[0].slow_output, self, 0, 0, 0)
+    take(output)
+    return output
+
+
+@entry(METHOD)
+def native_initial_state(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    s, runs = front_ends(state_address())[0], load(self + RUNS)
+    if nargs == 0 and names == 0 and runs != 0:
+        run = list_item(runs, 1)
+        if load(run + 8) == s.rnn_run and load(run + ERA) == headers(header_of(s))[0].era:
+            result = load(run + INITIAL)
+            take(result)
+            return result
+    return slow_method(s.slow_initial_state, self, args, nargs, names)
+
+
+# ---- making programs -------------------------------------------------------------------------------------------------
 
 
 def number_in_graph(source: Any) -> int:
@@ -211,15 +309,3 @@ def program_from(
         made += 1
     numbers += [places[result._node()] for result in results]
     return np.array([made, size, len(objects), *numbers], np.int64).tobytes()
-
-
-def compiled(twin: Callable, is_whole: bool) -> Callable:
-    """The compiled form of a twin; the twin itself where there is none."""
-    if not frontend.is_native:
-        return twin
-    state[0]["slow_step" if is_whole else "slow_steps"] = id(twin)
-    return frontend.c_function(twin.__name__, frontend.text_of(twin), native_steps, int(is_whole), twin)
-
-
-record_step = compiled(record_step, True)
-record_steps = compiled(record_steps, False)
