@@ -12,7 +12,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import ModuleType
+from types import MethodDescriptorType, ModuleType
 from typing import Any, TypeVar
 
 from dynjit import calling, op, recording, slots
@@ -228,6 +228,9 @@ def c_function(name: str, text: str, compiled: Compiled, number: int, twin: Call
     return make(ctypes.addressof(method), own, "dynjit")  # type: ignore[no-any-return]
 
 
+methods: dict[str, Method] = {}
+
+
 def native_methods(**compiled: Compiled) -> Callable[[type[Class]], type[Class]]:
     """Decorator that puts C functions in the place of a class's methods, which stay as their twins.
 
@@ -235,19 +238,29 @@ def native_methods(**compiled: Compiled) -> Callable[[type[Class]], type[Class]]
     """
 
     def decorate(written: type[Class]) -> type[Class]:
-        make = ctypes.pythonapi.PyDescr_NewMethod
-        make.restype, make.argtypes = ctypes.py_object, [ctypes.py_object, ctypes.c_void_p]
         for name, function in compiled.items() if is_native else ():
             twin = vars(written)[name]
             text = text_of(twin).replace("(self", "($self", 1)
             takes = NO_ARGUMENTS if len(inspect.signature(twin).parameters) == 1 else FASTCALL_KEYWORDS
-            method = Method(name.encode(), function.address, takes, text.encode())
-            kept.extend((method, twin))
+            methods[name] = Method(name.encode(), function.address, takes, text.encode())
+            kept.append(twin)
             state[0][f"slow_{name}"] = id(twin)
-            setattr(written, name, make(written, ctypes.addressof(method)))
+            put_method(written, name)
         return written
 
     return decorate
+
+
+def put_method(owner: type, name: str) -> None:
+    make = ctypes.pythonapi.PyDescr_NewMethod
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.py_object, ctypes.c_void_p]
+    setattr(owner, name, make(owner, ctypes.addressof(methods[name])))
+
+
+def inherit(owner: type, name: str) -> None:
+    """Makes a native method that a class inherits its own, for which the interpreter has a way of half the length."""
+    if isinstance(getattr(owner, name), MethodDescriptorType):
+        put_method(owner, name)
 
 
 def value_builtin(wants_place: bool) -> Callable | None:

@@ -102,7 +102,6 @@ allocate = python_function("PyType_GenericAlloc", types.intp, types.intp, types.
 flags_of_type = python_function("PyType_GetFlags", types.uintp, types.intp)
 free_object = python_function("PyObject_Free", types.void, types.intp)
 free_collected = python_function("PyObject_GC_Del", types.void, types.intp)
-take = python_function("Py_IncRef", types.void, types.intp)
 drop = python_function("Py_DecRef", types.void, types.intp)
 vectorcall = python_function("PyObject_Vectorcall", types.intp, types.intp, types.intp, types.intp, types.intp)
 bound = python_function("PyMethod_New", types.intp, types.intp, types.intp)
@@ -152,6 +151,12 @@ def header_of(s):  # type: ignore[no-untyped-def]
 @helper
 def load(address):  # type: ignore[no-untyped-def]
     return words(address)[0]
+
+
+@helper
+def take(o):  # type: ignore[no-untyped-def]
+    """One more reference to an object of ours; the interpreter's own may be immortal, and are not counted like this."""
+    words(o)[0] += 1
 
 
 @helper

@@ -345,6 +345,7 @@ class Builder:
         return run
 
     def _current_runs(self, operator: str) -> list[Run]:
+        """Those in the current graph, that with gradients first."""
         runs = [run for run in reversed(self._runs) if run is not None and run.is_current()]
         if not runs:
             raise ValueError(located(f"{self.whoami()}.{operator}: needs initial_state() in the current graph first"))
@@ -417,6 +418,10 @@ class RNNBuilder(Builder):
     """Base of all recurrent networks; `layers` on top of each other, the first with `input_dim` inputs."""
 
     vectors_per_layer = 1
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        frontend.inherit(cls, "initial_state")
 
     def _step(self, run: Run, others: Vectors, h: Vectors, x: Expression) -> tuple[Vectors, Vectors, Expression]:
         """The vectors after an input, and the output; `others` and `h` are () before the first input."""

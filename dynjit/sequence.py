@@ -248,9 +248,9 @@ def native_transduce(self, args, nargs, names):  # type: ignore[no-untyped-def]
 
 @entry("intp(intp, intp)")
 def native_output(self, nothing):  # type: ignore[no-untyped-def]
-    output = load(self + OUTPUT)
-    if output == 0:
-        return slow_method(front_ends(state_address())[0].slow_output, self, 0, 0, 0)
+    s, output = front_ends(state_address())[0], load(self + OUTPUT)
+    if output == 0 or output == s.none:
+        return slow_method(s.slow_output, self, 0, 0, 0)
     take(output)
     return output
 

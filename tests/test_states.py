@@ -217,6 +217,32 @@ def test_a_subclass_may_change_what_an_input_is(monkeypatch: pytest.MonkeyPatch)
     assert not frontend.is_native or not taken
 
 
+def test_a_subclass_may_change_where_a_sequence_starts() -> None:
+    class Own:
+        def initial_state(self, vecs: Any = None, update: bool = True) -> Any:
+            return "own", super().initial_state(vecs, update)  # type: ignore[misc]
+
+    class Mixed(Own, dy.GRUBuilder):
+        pass
+
+    class Plain(dy.GRUBuilder):
+        pass
+
+    class Changed(Plain):
+        def initial_state(self, vecs: Any = None, update: bool = True) -> Any:
+            return "changed", super().initial_state()
+
+    class Deeper(Changed):
+        pass
+
+    for kind, word in ((Mixed, "own"), (Changed, "changed"), (Deeper, "changed")):
+        builder = kind(1, 2, 2, dy.ParameterCollection())
+        for _ in range(2):
+            assert builder.initial_state() == (word, dy.RNNBuilder.initial_state(builder))
+    plain = Plain(1, 2, 2, dy.ParameterCollection())
+    assert plain.initial_state() is plain.initial_state(update=True) is dy.RNNBuilder.initial_state(plain)
+
+
 def test_states_can_be_copied() -> None:
     state, x = trained().initial_state().add_input(vector(1, 2)), vector(1, 2)
     assert copy.copy(state).add_input(x).output().value() == state.add_input(x).output().value()
