@@ -787,7 +787,7 @@ def power(a: Any, exponent: Any, modulus: None = None) -> Expression:
     if isinstance(exponent, Expression):
         return binary.power(a, exponent)  # type: ignore[no-any-return]
     number = number_of("**", exponent)
-    return unary.SECOND_POWER(a) if number == 2 else binary.power(a, leaf.constant((1,), number))  # type: ignore[no-any-return]
+    return unary.SECOND_POWER(a) if number == 2 else unary.NUMBER_POWER(a, number)  # type: ignore[no-any-return]
 
 
 def subscript(a: Expression, index: Any) -> Expression:

@@ -41,7 +41,7 @@ from dynjit.views import view_of
 SLOTS = ("add", "subtract", "multiply", "divide", "negative", "matmul", "subscript", "power")
 PLAIN = (
     "add", "subtract", "product", "add_number", "number_minus", "scale", "negate", "pick", "pick_range", "lookup",
-    "pow", "second_power",
+    "pow", "second_power", "number_power",
 )  # fmt: skip
 METHODS = ("initial_state", "add_input", "add_inputs", "transduce", "output")  # of recurrent networks, see sequence.py
 KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes")

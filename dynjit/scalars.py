@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
-from dynjit.jit import helper
+from dynjit.jit import helper, scalar
 
 ZERO = np.float32(0)
 HALF = np.float32(0.5)
@@ -363,3 +363,9 @@ def log_sum_exp(x):
     for i in range(x.size):
         total += exp(x[i] - top)
     return top + log(total)
+
+
+@scalar
+def power_slope(x, exponent):
+    """The derivative of x ** exponent by x."""
+    return exponent * x ** (exponent - ONE)

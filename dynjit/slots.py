@@ -174,6 +174,8 @@ def native_power(a, b, modulus):  # type: ignore[no-untyped-def]
             value, is_plain = number_of(s, b)
             if is_plain and value == 2:
                 result = unary(s, context, s.op_second_power, a)
+            else:
+                result = with_number(s, context, s.op_number_power, a, b, 1, False)
     return result if result != 0 else slow_three(s, s.slow_power, 3, a, b, modulus)
 
 

@@ -35,7 +35,8 @@ SIGNS: dict[str, Callable[..., Any]] = {  # operators of Python that stand for o
     "add": python_operator.add, "subtract": python_operator.sub, "product": python_operator.mul,
     "cdiv": python_operator.truediv, "negate": python_operator.neg, "add_number": lambda x, f: x + f,
     "scale": lambda x, f: f * x, "number_minus": lambda x, f: f - x, "number_over": lambda x, f: f / x,
-    "pow": lambda x, y: x**y, "second_power": lambda x: x**2, "lookup": lambda x, i: x[i],
+    "pow": lambda x, y: x**y, "second_power": lambda x: x**2,
+    "number_power": lambda x, f: x**f, "lookup": lambda x, i: x[i],
 }  # fmt: skip
 SHIFT, AMPLIFIED = 1e-4, 50.0  # a shift of an operand moves values and gradients by so much more, at most
 LARGEST = 100.0  # value or gradient

@@ -288,6 +288,21 @@ def test_pairs(name: str) -> None:
             both_ways(name, lambda o=other: native(o, a), lambda o=other: slow(o, a))
 
 
+def test_a_power_with_a_number_is_one_node() -> None:
+    for alone in (False, True):
+        dy.renew_cg()
+        x = dy.inputVector([0.5, 2.0])
+        for exponent in (3, -1, 0.5, 0):
+            y = graph.slow["power"](x, exponent) if alone else x**exponent
+            assert y._node() == graph.current.header["node_count"] - 1
+            np.testing.assert_allclose(y.npvalue(), x.npvalue() ** exponent, rtol=1e-6)
+        assert graph.current.header["node_count"] == 5
+        dy.sum_elems(x**3).backward(full=True)
+        np.testing.assert_allclose(x.gradient(), 3 * x.npvalue() ** 2, rtol=1e-6)
+    m = dy.inputTensor(np.full((2, 1), 3.0))
+    assert (m**3).dim() == (m**2).dim() == (m ** dy.scalarInput(3)).dim() == ((2,), 1)  # as in DyNet
+
+
 def test_powers_have_no_modulus() -> None:
     x = dy.inputVector([1, 2])
     for call in (lambda: pow(x, 2, 3), lambda: pow(x, x, x), lambda: graph.slow["power"](x, 2, 3)):

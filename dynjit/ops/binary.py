@@ -10,7 +10,7 @@ import numpy as np
 from dynjit.errors import ShapeError
 from dynjit.jit import scalar, scalar_of_all
 from dynjit.op import Case, define, names_of, native
-from dynjit.scalars import ONE, ZERO, log
+from dynjit.scalars import ONE, ZERO, log, power_slope
 from dynjit.shape import Result, Shape
 
 AXES = 4  # loops of a kernel, after axes that stretch alike have been joined
@@ -272,7 +272,7 @@ cmult = binary("cmult", lambda x, y: x * y, lambda y: y, lambda x: x,
     reference=lambda x, y: x * y, doc="x * y, elementwise.")  # fmt: skip
 cdiv = binary("cdiv", lambda x, y: x / y, lambda y: ONE / y, lambda y, z: -z / y,
     reference=lambda x, y: x / y, cases=POSITIVE, doc="x / y, elementwise.")  # fmt: skip
-power = binary("pow", lambda x, y: x**y, lambda x, y: y * x ** (y - ONE), power_slope1,
+power = binary("pow", lambda x, y: x**y, lambda x, y: power_slope(x, y), power_slope1,
     reference=lambda x, y: x**y, cases=POSITIVE, shape=power_result,
     doc="x to the power of y, elementwise; NaN for x < 0 and a y that is not whole.")  # fmt: skip
 pow = power

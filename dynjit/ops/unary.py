@@ -428,7 +428,7 @@ floor = step_function(
     "floor", lambda x: scalars.floor(x), np.floor, "The next whole number from x downwards, elementwise."
 )
 
-# ---- x ** 2 ----------------------------------------------------------------------------------------------------------
+# ---- x ** number -----------------------------------------------------------------------------------------------------
 
 
 def power_shape(x: Shape) -> Shape:
@@ -438,3 +438,6 @@ def power_shape(x: Shape) -> Shape:
 
 SECOND_POWER = elementwise("second_power", squared, lambda x: TWO * x, params="x", reference=np.square, cases=GENERAL,
                            shape=power_shape)  # fmt: skip
+NUMBER_POWER = elementwise("number_power", scalar(lambda x, c: x**c), lambda x, c: scalars.power_slope(x, c),
+                           params="xf", reference=lambda x, c: x**c, shape=power_shape,
+                           cases=tuple(replace(case, low=0.5, high=2) for case in NUMBER))  # fmt: skip
