@@ -1,30 +1,22 @@
-"""Calls of the functions that stand for an operator: one C function serves them all.
+"""Calls of the functions that stand for an operator, or are composed of some: one C function serves them all.
 
 A *form* says how a function is called: which operator it stands for, and of each argument its letter (see `op.define`),
-name, default and range.
+name, default and range.  Of a composed function it has a program instead (see `frontend.program_of`).
 """
 
 from __future__ import annotations
 
 from dynjit import op
-from dynjit.arena import (
-    append_leaf,
-    find_signature,
-    float32s,
-    float64s,
-    headers,
-    int64s,
-    operators_at,
-    signatures_at,
-    states,
-)
-from dynjit.jit import entry, external, helper
+from dynjit.arena import float64s, headers, int64s, operators_at
+from dynjit.inputs import filled_leaf, open_array
+from dynjit.jit import entry, external, helper, inline
 from dynjit.recording import (
     ARGUMENTS,
     BYTES,
     DATA,
     INTS,
     KEY,
+    MADE,
     MAX_FIELDS,
     OPERANDS,
     add_node,
@@ -36,6 +28,7 @@ from dynjit.recording import (
     front_ends,
     header_of,
     int_of,
+    keep,
     load,
     number_of,
     operand,
@@ -47,8 +40,9 @@ from dynjit.recording import (
 )
 from dynjit.slots import binary, unary
 
-X, XS, INT, LENGTHS, END, FLOAT, INDEX, INDICES, SHARED, VALUES, TABLE = (ord(letter) for letter in "xXiIefdDAvt")
-NOTHING = 0  # of an argument without effect: it must be the default
+X, XS, INT, LENGTHS, END, FLOAT, INDEX, INDICES, SHARED, TABLE = (ord(letter) for letter in "xXiIefdDAt")
+VALUES, ARRAY, ONES, PLACES, BATCHED = (ord(letter) for letter in "vahpb")
+NOTHING = 0  # of an argument without effect: it must be the default, or what the form says
 
 
 @helper
@@ -76,34 +70,36 @@ def place(s, h, number, args, nargs, names):  # type: ignore[no-untyped-def]
     return True
 
 
-@external("int64(int64, int64, int64, int64, int64)")
-def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def]
+@helper
+def lay_operands(s, h, context, letter, o, arity):  # type: ignore[no-untyped-def]
+    """Lays an operand, or those of a list, behind `arity` others; returns how many there are then.
+
+    -1: not the plain case.
+    """
+    scratch, is_list = int64s(h.scratch), letter == XS
+    size = count_of(s, o) if is_list else 1
+    for i in range(size):
+        node = operand(s, context, entry_of(s, o, i) if is_list else o)
+        if node < 0:
+            return -1
+        scratch[OPERANDS + arity + i] = node
+    return arity + size if size > 0 else -1
+
+
+@inline
+def collect(s, h, context, number):  # type: ignore[no-untyped-def]
     """A node from the arguments of a call of a form; 0: not the plain case."""
-    s = front_ends(state_address())[0]
-    h = headers(context)[0]
     form, scratch = forms_at(s.forms)[number], int64s(h.scratch)
     operator = operators_at(h.operators)[form.code]
-    if not place(s, h, number, args, nargs, names):
-        return 0
-    arity, ints, floats, data, counted, values = 0, 0, 0, operator.floats, -1, 0
+    arity, ints, floats, data, counted = 0, 0, 0, operator.floats, -1
+    values, places, source, kind, ones, is_batched = 0, 0, 0, 0, 0, False  # of leaves
     for p in range(form.count):
         field, o = fields_at(s.fields)[number * MAX_FIELDS + p], scratch[ARGUMENTS + p]
         letter = field.letter
-        if letter in (X, TABLE):
-            node = operand(s, context, o)
-            if node < 0 or (letter == TABLE and load(o + 8) != s.lookup_table):
+        if letter in (X, XS, TABLE):
+            arity = lay_operands(s, h, context, letter, o, arity)
+            if arity < 0 or (letter == TABLE and load(o + 8) != s.lookup_table):
                 return 0
-            scratch[OPERANDS + arity] = node
-            arity += 1
-        elif letter == XS:
-            arity = count_of(s, o)
-            if arity <= 0:
-                return 0
-            for i in range(arity):
-                node = operand(s, context, entry_of(s, o, i))
-                if node < 0:
-                    return 0
-                scratch[OPERANDS + i] = node
         elif letter == FLOAT:
             value, is_plain = number_of(s, o)
             if not is_plain or (field.low == field.low and not field.low <= value <= field.high):
@@ -129,11 +125,30 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
                 scratch[start + i] = whole
             if size < 0:
                 return 0
+        elif letter == NOTHING:
+            if o != field.only:
+                return 0
         elif letter == VALUES:
             values = o
-        elif letter == NOTHING:
-            if o != field.default:
+        elif letter == PLACES:
+            places = o
+        elif letter == ARRAY:
+            source, kind = open_array(s, h, o)
+            if source == 0:
                 return 0
+            ints = 1 + scratch[INTS]
+        elif letter == ONES:  # the mini-batch and its indices, behind the length of a vector
+            size = count_of(s, o)
+            scratch[INTS + 1] = scratch[INTS]
+            scratch[INTS] = 1
+            ones = size if size >= 0 else 1
+            scratch[INTS + 2] = ones
+            ints = 3
+            for i in range(ones):
+                whole, is_plain = int_of(s, h, entry_of(s, o, i) if size >= 0 else o)
+                if not is_plain or whole < 0 or whole >= scratch[INTS + 1]:
+                    return 0
+                scratch[DATA + i] = whole
         else:
             whole, is_plain = int_of(s, h, o)
             if not is_plain:
@@ -141,6 +156,10 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
             if letter == INDEX:
                 scratch[DATA + data] = whole
                 data += 1
+            elif letter == BATCHED:
+                is_batched = whole != 0
+                scratch[INTS + ints] = 1  # the mini-batch, if it is not the last axis
+                ints += 1
             else:
                 scratch[INTS + ints] = whole - scratch[DATA + data - 1] if letter == END else whole
                 ints += 1
@@ -153,46 +172,77 @@ def collect(context, number, args, nargs, names):  # type: ignore[no-untyped-def
         scratch[KEY + length] = counted
         length += 1
     if operator.flags & op.LEAF:
-        return filled_leaf(s, h, length, floats, values)
+        fill = float64s(h.scratch)[DATA] if floats else form.fill
+        return filled_leaf(s, h, length, is_batched, fill, ones, values, places, source, kind)
     node = add_node(context, length, arity, data)
     return expression_of(s, h, node) if node >= 0 else 0
 
 
 @helper
-def filled_leaf(s, h, length, floats, values):  # type: ignore[no-untyped-def]
-    """A leaf with the values of a list, or filled with a number (0 if none is given); 0: not the plain case.
+def make_all(s, h, context, number):  # type: ignore[no-untyped-def]
+    """Makes the nodes of a composed function; False: not the plain case."""
+    form, scratch = forms_at(s.forms)[number], int64s(h.scratch)
+    numbers, at = int64s(form.program), 2
+    for k in range(numbers[0]):
+        places, ints, floats, arity = numbers[at + 1], numbers[at + 2], numbers[at + 3], 0
+        scratch[KEY] = numbers[at]
+        at += 4
+        for i in range(places):
+            p = numbers[at + i]
+            if p >= form.count:
+                scratch[OPERANDS + arity] = scratch[MADE + p - form.count]
+                arity += 1
+            else:
+                letter = fields_at(s.fields)[number * MAX_FIELDS + p].letter
+                arity = lay_operands(s, h, context, letter, scratch[ARGUMENTS + p], arity)
+                if arity < 0:
+                    return False
+        scratch[KEY + 1] = arity
+        at += places
+        for i in range(ints):
+            scratch[KEY + 2 + arity + i] = numbers[at + i]
+        at += ints
+        for i in range(floats):
+            scratch[DATA + i] = numbers[at + i]
+        at += floats
+        scratch[MADE + k] = add_node(context, 2 + arity + ints, arity, floats)
+        if scratch[MADE + k] < 0:
+            return False
+    return True
 
-    Without dimensions it has as many elements as there are values.
-    """
-    scratch, count = int64s(h.scratch), 1
-    if values != 0:
-        count = count_of(s, values)
-        if count <= 0:
+
+@inline
+def compose(s, h, context, number):  # type: ignore[no-untyped-def]
+    """The result of a composed function for the arguments that have been laid down; 0: not the plain case."""
+    form, scratch = forms_at(s.forms)[number], int64s(h.scratch)
+    for p in range(form.count):
+        field = fields_at(s.fields)[number * MAX_FIELDS + p]
+        if field.letter == NOTHING and scratch[ARGUMENTS + p] != field.only:
             return 0
-    if length == 2:
-        scratch[KEY + 2] = 1
-        scratch[KEY + 3] = count
-        scratch[KEY + 4] = 1
-        length = 5
-    signature = find_signature(states(s.table)[0], h.scratch + KEY * 8, length)
-    size, start = signatures_at(h.signatures)[signature].size, (h.value_top + 15) & ~15
-    if signature == 0 or start + size > h.value_end or (values != 0 and count != size):
+    nodes, used, data, result = h.node_count, h.arg_count, h.data_count, words(form.program)[1]
+    if not make_all(s, h, context, number):
+        h.node_count = nodes
+        h.arg_count = used
+        h.data_count = data
         return 0
-    elements = float32s(h.v)
-    fill = float64s(h.scratch)[DATA] if floats else 0.0
-    for i in range(size):
-        if values != 0:
-            value, is_plain = number_of(s, entry_of(s, values, i))
-            if not is_plain:
-                return 0
-            elements[start + i] = value
-        else:
-            elements[start + i] = fill
-    node = append_leaf(h, signature, start, 0)
-    if node < 0:
+    if result >= form.count:
+        return expression_of(s, h, scratch[MADE + result - form.count])
+    if operand(s, context, scratch[ARGUMENTS + result]) < 0:
         return 0
-    h.value_top = start + size
-    return expression_of(s, h, node)
+    keep(scratch[ARGUMENTS + result])
+    return scratch[ARGUMENTS + result]
+
+
+@external("int64(int64, int64, int64, int64, int64)")
+def try_forms(context, number, args, nargs, names):  # type: ignore[no-untyped-def]
+    """The result of a call that is a plain case of a form, or of one of those that follow; 0: of none of them."""
+    s, h = front_ends(state_address())[0], headers(context)[0]
+    result, is_left = 0, True
+    while is_left and result == 0 and place(s, h, number, args, nargs, names):
+        form = forms_at(s.forms)[number]
+        result = compose(s, h, context, number) if form.program != 0 else collect(s, h, context, number)
+        number, is_left = form.next, form.next != 0
+    return result
 
 
 @entry("intp(intp, intp, intp, intp)")
@@ -203,7 +253,7 @@ def native_call(self, args, nargs, names):  # type: ignore[no-untyped-def]
     number = load(self + BYTES)
     form = forms_at(s.forms)[number]
     if form.operands != nargs or names != 0:
-        result = collect(context, number, args, nargs, names)
+        result = try_forms(context, number, args, nargs, names)
     elif nargs == 1:
         result = unary(s, context, form.code, load(args))
     else:

@@ -8,17 +8,33 @@ from __future__ import annotations
 import ctypes
 import functools
 import inspect
+import itertools
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import MethodDescriptorType, ModuleType
 from typing import Any, TypeVar
+
+import numpy as np
 
 from dynjit import calling, op, recording, slots
 from dynjit.arena import Storage
 from dynjit.jit import Compiled, read_sources
-from dynjit.recording import BYTES, HANDLE, KINDS, MAX_FIELDS, NUMBER, PLAIN, SLOTS, fields, forms, nothing, state
+from dynjit.recording import (
+    BYTES,
+    HANDLE,
+    KINDS,
+    MAX_FIELDS,
+    MAX_MADE,
+    NUMBER,
+    PLAIN,
+    SLOTS,
+    fields,
+    forms,
+    nothing,
+    state,
+)
 
 Class = TypeVar("Class")
 
@@ -158,39 +174,98 @@ def parameter_base(expression: type) -> type:
 NO_DEFAULT = inspect.Parameter.empty
 
 
-def new_form(operator: op.Operator, letters: str, slow: Callable, names: Iterable[tuple[str, Any]]) -> int:
-    """Tells compiled code how a function that stands for an operator is called; returns the form's number.
+def new_form(service: op.Service, slow: Callable, names: Iterable[tuple[str, Any]], program: int = 0) -> int:
+    """Tells compiled code how a function is called; returns the form's number.
 
-    names: of the arguments, with their defaults; those without a letter have no effect.
+    names: of the arguments, with their defaults;  program: the address of what a composed function does.
     """
     number = state_of_forms["count"]
     state_of_forms["count"] += 1
-    given = list(names)
-    forms[number] = operator.code, len(given), len(letters) if letters in ("x", "xx") else -1, id(slow)
-    ranges = iter(operator.floats)
+    operator, letters, given = service.operator, service.letters, list(names)
+    has_operands_alone = letters in ("x", "xx") and operator is not None and not service.only
+    ranges = iter(operator.floats if operator else ())
     for i, (name, default) in enumerate(given):
         letter = letters[i : i + 1]
         limits = next(ranges, op.ANY) if letter == "f" else op.ANY
-        kept.append(default)
+        only = service.only.get(name, default)
+        kept.extend((default, only))
         fields[number * MAX_FIELDS + i] = (
             ord(letter) if letter else calling.NOTHING, id(sys.intern(name)),
-            0 if default is NO_DEFAULT else id(default), limits.low, limits.high,
+            0 if default is NO_DEFAULT else id(default), id(only), limits.low, limits.high,
         )  # fmt: skip
+    forms[number] = (
+        operator.code if operator else 0, len(given), len(letters) if has_operands_alone else -1, id(slow), 0, program,
+        service.fill,
+    )  # fmt: skip
     return number
 
 
 state_of_forms = {"count": 0}
 
 
+class Place:
+    """What stands for an operand, or for those of a list, while the nodes of a composed function are found out."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter((self,))
+
+    def dim(self) -> None:
+        """Operands of all shapes will do."""
+
+
+def program_of(function: Callable, service: op.Service, names: Sequence[str]) -> np.ndarray:
+    """What a composed function does: how many nodes there are, the place of the result; then per node its operator,
+    how many operands, integers and floats it has, and these.
+
+    Operands come from places: the arguments', then those of the nodes so far.
+    """
+    numbers: list[int] = []
+    made: list[Place] = []
+
+    def record(operator: op.Operator, arguments: Sequence[Any]) -> Place:
+        operands: list[int] = []
+        ints: list[int] = []
+        floats: list[int] = []
+        for letter, argument in zip(operator.params, arguments, strict=True):
+            if letter in "xX":
+                operands += [place.number for place in argument]
+            elif letter == "f":
+                floats.append(int(np.float64(argument).view(np.int64)))
+            else:
+                assert letter == "i", f"{function.__name__}: what compiled code composes has no {letter}"
+                ints.append(argument)
+        numbers.extend((operator.code, len(operands), len(ints), len(floats), *operands, *ints, *floats))
+        made.append(Place(len(names) + len(made)))
+        return made[-1]
+
+    recorder, op.recorder = op.recorder, record
+    try:
+        result = function(*(Place(i) for i in range(len(service.letters))), **service.only)
+    finally:
+        op.recorder = recorder
+    assert len(made) <= MAX_MADE
+    return np.array([len(made), result.number, *numbers], np.int64)
+
+
 @functools.cache
 def builtin(function: Callable) -> Callable:
     """The compiled form of a public operator function; the function itself where there is none."""
-    operator, letters = op.fast[function]
     names = [(name, parameter.default) for name, parameter in inspect.signature(function).parameters.items()]
     if not is_native or len(names) > MAX_FIELDS:
         return function
-    number = new_form(operator, letters, function, names)
-    return c_function(function.__name__, text_of(function), calling.native_call, number, function)
+    numbers = []
+    for service in op.fast[function]:
+        program = 0
+        if service.operator is None:
+            kept.append(program_of(function, service, [name for name, _ in names]))
+            program = kept[-1].ctypes.data
+        numbers.append(new_form(service, function, names, program))
+    for number, following in itertools.pairwise(numbers):
+        forms[number]["next"] = following
+    return c_function(function.__name__, text_of(function), calling.native_call, numbers[0], function)
 
 
 def text_of(function: Callable) -> str:
@@ -204,7 +279,7 @@ def serve(operator: op.Operator) -> None:
     """Lets compiled code serve the calls of an operator inside of dynjit."""
     letters, slow = operator.params.replace("r", ""), operator.record
     if is_native and len(letters) <= MAX_FIELDS:
-        number = new_form(operator, letters, slow, [("", NO_DEFAULT)] * len(letters))
+        number = new_form(op.Service(operator, letters, 0.0, {}), slow, [("", NO_DEFAULT)] * len(letters))
         operator.call = c_function(operator.name, "", calling.native_call, number, slow)
 
 
@@ -285,7 +360,7 @@ def connect(
     """Tells compiled code the types and operators that it serves, and the twins that it hands over to."""
     for name in SLOTS:
         state[0][f"slow_{name}"] = id(slow[name])
-    kinds = (expression, dense, lookup_table, int, bool, float, list, tuple, slice, bytes)
+    kinds = (expression, dense, lookup_table, int, bool, float, list, tuple, slice, bytes, np.ndarray)
     know(**dict(zip(KINDS, kinds, strict=True)))
     for name in PLAIN:
         state[0][f"op_{name}"] = operators[name].code

@@ -140,7 +140,18 @@ class Operator:
 
 operators: list[Operator] = []
 recorder: Callable[[Operator, Sequence[Any]], Any]  # set by graph.py: appends a node to the current graph
-fast: dict[Callable, tuple[Operator, str]] = {}  # public functions that stand for an operator, and their arguments
+
+
+class Service(NamedTuple):
+    """How compiled code serves a public function; see `native`."""
+
+    operator: Operator | None
+    letters: str
+    fill: float
+    only: dict[str, Any]
+
+
+fast: dict[Callable, list[Service]] = {}  # of public functions that compiled code serves
 
 
 def elementwise(y: Shape, *operands: Shape) -> tuple[int, ...]:
@@ -223,18 +234,45 @@ def define(
     return made
 
 
-def native(operator: Operator, letters: str = "") -> Callable[[Callable], Callable]:
+def native(
+    operator: Operator | None, letters: str = "", fill: float = 0.0, **only: Any
+) -> Callable[[Callable], Callable]:
     """Marks a public function that stands for an operator: compiled code serves its plain calls.
 
+    A function with several of these marks stands for several operators; a call is the first one's that it is plain for.
+    operator: None for a function that is composed of others, or hands its operand back; its operands are all it has.
     letters: what its arguments are, where it is not the operator's `params`; those behind have no effect.  Of a leaf
-        also v, a list of its values, and f, a number that fills it; t is an operand that must be a lookup table.
+        also v, a list of its values; a, an array of them; h, where the ones are, an index or one per mini-batch item;
+        p, a list per axis of where the values are; b, whether the last axis is the mini-batch; f, a number that fills
+        it, else `fill`.  t is an operand that must be a lookup table.
+    only: of arguments without a letter those that must be something else than their default.
     """
 
     def mark(function: Callable) -> Callable:
-        fast[function] = operator, letters or operator.params.replace("r", "")
+        given = letters or (operator.params.replace("r", "") if operator else "")
+        fast.setdefault(function, []).insert(0, Service(operator, given, fill, only))
         return function
 
     return mark
+
+
+def native_modes(modes: dict[str, Operator]) -> Callable[[Callable], Callable]:
+    """`native` for a function whose argument `gradient_mode` chooses the operator."""
+
+    def mark(function: Callable) -> Callable:
+        for mode, operator in modes.items():
+            native(operator, gradient_mode=mode)(function)
+        return function
+
+    return mark
+
+
+def mode_of(name: str, gradient_mode: str, modes: dict[str, Operator]) -> Operator:
+    """The operator of a gradient mode; raises ValueError for an unknown one."""
+    if gradient_mode not in list(modes):  # a list: what is not hashable is unknown, too
+        needs = " or ".join(modes)
+        raise ValueError(errors.located(f"{name}: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
+    return modes[gradient_mode]
 
 
 # ---- signatures ------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ PLAIN = (
     "pow", "second_power", "number_power",
 )  # fmt: skip
 METHODS = ("initial_state", "add_input", "add_inputs", "transduce", "output")  # of recurrent networks, see sequence.py
-KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes")
+KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes", "array")
 STATE = np.dtype(
     [(name, "i8") for name in ("header", "thread", "nothing", "table", "parameters", "forms")]
     + [(name, "i8") for name in ("fields", "memos", "free", "free_count", "none")]
@@ -55,10 +55,11 @@ STATE = np.dtype(
 )
 PARAMETER = np.dtype([("signature", "i8"), ("value", "i8"), ("flags", "i8")])
 # how a function is called that stands for an operator: one form each (operands: how many arguments there are if all are
-# operands, else -1), and a field per argument
-FORM = np.dtype([(name, "i8") for name in ("code", "count", "operands", "slow")])
-FIELD = np.dtype([("letter", "i8"), ("name", "i8"), ("default", "i8"), ("low", "f8"), ("high", "f8")])
-MAX_FIELDS = 8
+# operands, else -1;  next: the form that a call may have instead, 0: none;  program: of a composed function, else 0;
+# fill: of a leaf), and a field per argument (only: what it must be if it has no letter)
+FORM = np.dtype([(name, "i8") for name in ("code", "count", "operands", "slow", "next", "program")] + [("fill", "f8")])
+FIELD = np.dtype([(name, "i8") for name in ("letter", "name", "default", "only")] + [("low", "f8"), ("high", "f8")])
+MAX_FIELDS, MAX_MADE = 8, 8
 # short nodes, of which there are most: one to three operands, up to two integer parameters, up to one number or index.
 # What is known of their signatures lies in one cache line each.
 MEMO = np.dtype(
@@ -103,6 +104,7 @@ flags_of_type = python_function("PyType_GetFlags", types.uintp, types.intp)
 free_object = python_function("PyObject_Free", types.void, types.intp)
 free_collected = python_function("PyObject_GC_Del", types.void, types.intp)
 drop = python_function("Py_DecRef", types.void, types.intp)
+keep = python_function("Py_IncRef", types.void, types.intp)
 vectorcall = python_function("PyObject_Vectorcall", types.intp, types.intp, types.intp, types.intp, types.intp)
 bound = python_function("PyMethod_New", types.intp, types.intp, types.intp)
 as_integer = python_function("PyLong_AsLongLongAndOverflow", types.int64, types.intp, types.intp)
@@ -120,6 +122,8 @@ new_float = python_function("PyFloat_FromDouble", types.intp, types.float64)
 integer = python_function("PyLong_FromLongLong", types.intp, types.int64)
 thread_number = python_function("PyThread_get_thread_ident", types.intp)
 clear_error = python_function("PyErr_Clear", types.void)
+open_buffer = python_function("PyObject_GetBuffer", types.intc, types.intp, types.intp, types.intc)
+close_buffer = python_function("PyBuffer_Release", types.void, types.intp)
 
 words, front_ends = view_of("i8"), view_of(STATE, changing=("header", "thread", "free", "free_count"))
 parameters_at, memos_at = view_of(PARAMETER), view_of(MEMO)
@@ -127,7 +131,8 @@ forms_at, fields_at = view_of(FORM, changing=()), view_of(FIELD, changing=())
 # where they lie in the header's scratch numbers: the node in the making, and what a call was given
 KEY, OPERANDS, DATA = 0, 2 * MAX_LIST, 4 * MAX_LIST
 ARGUMENTS = DATA + MAX_LIST + 16
-INTS = ARGUMENTS + MAX_FIELDS  # integer parameters, until the number of operands is known
+MADE = ARGUMENTS + MAX_FIELDS  # nodes of a composed function
+INTS = MADE + MAX_MADE  # integer parameters, until the number of operands is known
 
 
 @intrinsic

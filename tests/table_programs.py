@@ -25,7 +25,9 @@ from dynjit.shape import Shape
 OPERATORS = [operator for operator in op.operators if not operator.leaf]  # leaves are what programs begin with
 BY_NAME = {operator.name: operator for operator in OPERATORS}
 LOOKUPS = (BY_NAME["lookup"], BY_NAME["lookup_batch"])  # their operand is a table
-TWINS = {operator: function for function, (operator, _) in op.fast.items()}  # public functions, in Python
+TWINS = {  # public functions, in Python
+    service.operator: function for function, services in op.fast.items() for service in services if not service.only
+}
 LARGER = {  # products that are cut into panels and strips, with rests
     "product": (op.Case(((70, 33), (33,))), op.Case(((37, 50), ((50, 3), 4)))),
     "affine_transform": (op.Case(((37,), (37, 50), (50,), (37, 33), (33,))), op.Case(((70,), (70, 33), ((33,), 4)))),

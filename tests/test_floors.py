@@ -13,7 +13,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "shape legacy scalars vectors views routines blas tiles lines op",
     "ops families",
     "arena kernels calls deferred merging parts plan cudakernels",
-    "cpu program lowering cublas device gpu cudapasses timing recording slots calling frontend",
+    "cpu program lowering cublas device gpu cudapasses timing recording slots inputs calling frontend",
     "subscripts tensor nodes graph",
     "initializers sequence graphviz",
     "parameters",

@@ -15,11 +15,17 @@ from records import shape_of, twins_alone
 import dynjit as dy
 from dynjit import frontend, graph, initializers, op
 from dynjit.errors import ShapeError, StaleExpressionError
-from dynjit.ops import leaf
+from dynjit.ops import leaf, linear, unary
 
 pytestmark = pytest.mark.skipif(not frontend.is_native, reason="this interpreter has the twins alone")
 
-FAST = {function.__name__: (function, operator) for function, (operator, letters) in op.fast.items()}
+FAST = {
+    function.__name__: (function, services[0].operator)
+    for function, services in op.fast.items()
+    if services[0].operator is not None and not services[0].only
+}
+TWINS = {function.__name__: function for function in op.fast}
+COMPOSED = [function for function, services in op.fast.items() if services[0].operator is None]
 
 
 class MyList(list):
@@ -82,7 +88,7 @@ def same(
     return found[0]
 
 
-TABLES = {function.__name__: function for function, (_, letters) in op.fast.items() if "t" in letters}
+TABLES = {function.__name__: function for function, services in op.fast.items() if "t" in services[0].letters}
 PLAIN = [pytest.param(*FAST[name], id=name) for name in FAST if FAST[name][1].cases and name not in TABLES]
 
 
@@ -168,7 +174,7 @@ def test_leaves_have_the_values_of_their_twins(call: Callable[[Any], Any], monke
     found = []
     for alone in (False, False, True):
         if alone:
-            for function, (_, _) in op.fast.items():
+            for function in op.fast:
                 if function.__module__ == leaf.__name__:
                     monkeypatch.setattr(leaf, function.__name__, function)
                     monkeypatch.setattr(dy, function.__name__, function, raising=False)
@@ -331,6 +337,60 @@ def test_subscripts(index: Any, model: dy.ParameterCollection) -> None:
         assert found[0] == found[1]
 
 
+ARRAYS = [
+    np.arange(6.0), np.arange(6.0).reshape(2, 3), np.arange(24.0).reshape(2, 3, 4), np.asfortranarray(np.eye(3)),
+    np.arange(24.0).reshape(2, 3, 4)[:, ::-1, 1:3], np.arange(6.0)[::-2], np.ones((2, 1, 3)).transpose(2, 0, 1),
+    np.broadcast_to(2.0, (2, 3)), np.arange(6).reshape(2, 3), np.arange(6, dtype=np.float32).reshape(3, 2)[1:],
+    np.arange(6, dtype=np.int32), np.arange(6, dtype=np.float16), np.arange(6, dtype=">f8"), np.eye(2, dtype=bool),
+    np.arange(6, dtype=np.uint8), np.ones(2, complex), np.array(["a"]), np.array(["2020-01-01"], "M8[D]"), np.array(1.0),
+    np.ones((2, 0)), np.ones((1,) * 7), np.ones((1,) * 8), np.ones((1,) * 9), np.ones(2, object), np.ma.array([1.0, 2.0]),
+    np.frombuffer(bytes(25), np.float64, 3, 1), [1.0, 2.0], [[1.0, 2.0], [3.0, 4.0]], [np.ones(2), np.ones(2)], [], (1.0,),
+]  # fmt: skip
+
+
+def input_outcome(call: Callable[[], Any]) -> Any:
+    """What a call does in a new graph, and the values of what it makes."""
+    dy.renew_cg()
+    made: list[Any] = []
+    found = outcome(lambda: made.append(call()) or made[0])
+    return found, *(expression.npvalue().tolist() for expression in made)
+
+
+@pytest.mark.parametrize("number", range(len(ARRAYS)))
+def test_arrays(number: int) -> None:
+    for rest in ((), (False,), (True,), (1,), (None,), (True, "CPU"), (False, "nowhere"), (False, "", True)):
+        expected = input_outcome(lambda rest=rest: leaf.inputTensor(ARRAYS[number], *rest))
+        for _ in range(2):  # a shape that was not met before, and one that was
+            assert input_outcome(lambda rest=rest: dy.inputTensor(ARRAYS[number], *rest)) == expected, rest
+
+
+SPARSE: list[tuple[Any, ...]] = [
+    ((4, 2), {}), ((4, 4), {}), ((4, -1), {}), ((4, [2, 0]), {}), ((4, (2, 4)), {}), ((4, []), {}), ((4, [1.0]), {}),
+    ((4, np.array([1, 2])), {}), ((4, np.int64(1)), {}), ((0, 0), {}), ((-1, 0), {}), ((None, 0), {}), (((4,), 0), {}),
+    ((4, None), {}), ((4, 1, "CPU"), {}), ((4, 1, "nowhere"), {}), ((), {"idx": [1, True], "d": 3}), ((4,), {}),
+]  # fmt: skip
+PLACED: list[tuple[Any, ...]] = [
+    ((([1, 2],), [0.5, 1.5], (8,)), {}), ((([1, 1],), (0.5, 2), (8,)), {}), (([[1, 2]], [0.5, 1.5], 8), {}),
+    ((([1, 0], [2, 1]), [0.5, 1.5], (2, 3)), {}), ((([1, 0], [2, 1]), [0.5, 1.5], (2, 3), True, -1), {}),
+    ((([1, 2],), [0.5, 1.5], (8,), True), {"defval": 3.5}), ((((1, 7),), [0.5, 1.5], (8,), False, 2.0, ""), {}),
+    ((([1, 2], [1, 2]), [0.5, 1.5], (8,)), {}), ((([1, 8],), [0.5, 1.5], (8,)), {}), ((([-1],), [0.5], (8,)), {}),
+    ((([1, 2],), [0.5], (8,)), {}), ((([1],), [0.5, 1.5], (8,)), {}), ((([1.5],), [0.5], (8,)), {}), ((([],), [], (8,)), {}),
+    ((([1],), [None], (8,)), {}), ((([1],), ["x"], (8,)), {}), (((1,), [0.5], (8,)), {}), ((1, [0.5], (8,)), {}),
+    ((([1],), [[0.5]], (8,)), {}), (((), [0.5], ()), {}), (((), [0.5], (), True), {}), ((([1],), [0.5], (8.0,)), {}),
+    (((np.array([1, 2]),), np.array([0.5, 1.5]), (8,)), {}), ((([True],), [True], (8,)), {}), ((([1],), [0.5], (-8,)), {}),
+    ((([1],), [0.5], (8,), False, None), {}), ((([1],), [0.5], (8,), False, 0.0, "nowhere"), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "calls"), [("one_hot", SPARSE), ("sparse_inputTensor", PLACED)])
+def test_sparse_inputs(name: str, calls: list[tuple[Any, ...]]) -> None:
+    for positional, keywords in calls:
+        expected = input_outcome(lambda p=positional, k=keywords: getattr(leaf, name)(*p, **k))
+        for function in (getattr(dy, name), frontend.builtin(TWINS[name])):
+            found = input_outcome(lambda f=function, p=positional, k=keywords: f(*p, **k))
+            assert found == expected, (positional, keywords)
+
+
 def test_inputs() -> None:
     for native, slow, given in [
         (dy.scalarInput, leaf.scalarInput, [1.5, 1, -2.0, True, np.float32(1), "x", None, [1.0], 2**70, np.nan]),
@@ -427,24 +487,111 @@ def test_builtins_look_like_their_functions() -> None:
         assert native.__doc__ == (function.__doc__ or "None")
 
 
+def composed_calls(model: dy.ParameterCollection) -> dict[str, list[tuple[list[Any], dict[str, Any]]]]:
+    """Calls of functions that are composed of others: (positional, keyword) arguments."""
+    wx, wh, b = model.add_parameters((12, 2)), model.add_parameters((12, 3)), model.add_parameters(12)
+    b + 1, wx + 1, wh + 1  # they have joined the graph
+    x, h, short = dy.inputVector([1, 2]), dy.inputTensor(np.ones((3, 2)), batched=True), dy.inputVector([1])
+    p, q = dy.inputVector([0.5, 0.5]), dy.inputVector([1, 0, 1])
+    cube, y, z, bias = dy.inputTensor(np.ones((3, 2, 2))), x, p, q
+    plain = {
+        "vanilla_lstm_gates": [x, h, wx, wh, b], "vanilla_lstm_gates_concat": [[short, short], h, wx, wh, b],
+        "vanilla_lstm_gates_dropout": [x, h, wx, wh, b, p, q],
+        "vanilla_lstm_gates_dropout_concat": [(x,), h, wx, wh, b, p, q],
+        "contract3d_1d_1d": [cube, y, z], "contract3d_1d_1d_bias": [cube, y, z, bias], "to_device": [x, "CPU"],
+    }  # fmt: skip
+    calls = {}
+    for name, given in plain.items():
+        strange = [
+            [*given[:at], other, *given[at + 1 :]]
+            for at in range(len(given)) for other in (None, cube, 1, [x], [], [short, None], wx, model)
+        ]  # fmt: skip
+        names = list(inspect.signature(TWINS[name]).parameters)
+        calls[name] = [(given, {}), (given, {}), (given[:1], dict(zip(names[1:], given[1:], strict=False)))]
+        calls[name] += [(arguments, {}) for arguments in (*strange, given[:-1], [*given, None, 0.0])]
+        calls[name] += [(given, {"weightnoise_std": std}) for std in (0.0, 0, 0.5, -1.0, "x")]
+    return calls
+
+
+def test_composed_functions(model: dy.ParameterCollection) -> None:
+    dy.renew_cg()
+    calls = composed_calls(model)
+    assert set(calls) == {function.__name__ for function in COMPOSED}
+    for name, given in calls.items():
+        for positional, keywords in given:
+            found = []
+            for function in (getattr(dy, name), TWINS[name]):
+                initializers.reset_random_seed(5)
+                found.append(outcome(lambda f=function, p=positional, k=keywords: f(*p, **k)))
+            assert found[0] == found[1], (name, positional, keywords)
+
+
+def test_compiled_code_composes(model: dy.ParameterCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    dy.renew_cg()
+    calls = composed_calls(model)
+    for name, ((positional, _), *_) in calls.items():
+        getattr(dy, name)(*positional)  # signatures that are known from now on
+    for module, function in [
+        (linear, "affine_transform"),
+        (linear, "product"),
+        (linear, "add_product"),
+        (unary, "dim_of"),
+    ]:
+        monkeypatch.setattr(module, function, lambda *given: pytest.fail("Python's twin"))
+    for name, ((positional, _), *_) in calls.items():
+        made = getattr(dy, name)(*positional)
+        assert made is positional[0] or np.isfinite(made.npvalue()).all()
+    x = dy.inputVector([1, 2])
+    dy.renew_cg()
+    with pytest.raises(pytest.fail.Exception):
+        dy.to_device(x, "CPU")
+
+
+def test_functions_of_several_operators() -> None:
+    names = {function.__name__ for function, services in op.fast.items() if len(services) > 1}
+    assert names == {"argmax", "ceil", "floor", "inputTensor", "log_softmax", "round"}
+    dy.renew_cg()
+    x, m = dy.inputVector([1, 2.5, 3]), dy.inputTensor(np.ones((2, 2)))
+    modes = ("zero_gradient", "straight_through_gradient", "".join(("zero", "_gradient")), "zero", None, [], 1, b"x")
+    for name in ("argmax", "ceil", "floor", "round"):
+        for operand in (x, m, None):
+            for calls in ([((operand, mode), {}), ((operand,), {"gradient_mode": mode})] for mode in modes):
+                for positional, keywords in (*calls, ((operand,), {})):
+                    both_ways(name, lambda n=name, p=positional, k=keywords: getattr(dy, n)(*p, **k),
+                              lambda n=name, p=positional, k=keywords: TWINS[n](*p, **k))  # fmt: skip
+        needs = "Unknown gradient mode: needs zero_gradient or straight_through_gradient, got 'zero'"
+        with pytest.raises(ValueError, match=f"{name}: {needs}"):
+            getattr(dy, name)(x, "zero")
+    for operand in (x, m, None):
+        for restrict in (None, [1, 2], (0,), [], [3], [-1], [1.0], 1, "x", np.array([1])):
+            for _ in range(2):
+                both_ways("log_softmax", lambda o=operand, r=restrict: dy.log_softmax(o, r),
+                          lambda o=operand, r=restrict: TWINS["log_softmax"](o, restrict=r))  # fmt: skip
+
+
 def test_handles_are_not_kept_alive_by_compiled_code() -> None:
     import gc
     import sys
 
     x = dy.inputVector([1.0, 2.0])
-    numbers, y = [0.5, 0.25], 2.5
-    dy.tanh(x), dy.esum([x, x]), x + x, x * y, x[0], x[0:1], dy.inputVector(numbers), -x
+    numbers, y, array = [0.5, 0.25], 2.5, np.ones(2)
+
+    def make() -> None:
+        dy.tanh(x), dy.esum([x, x]), x + x, x * y, y * x, x[0], x[0:1], dy.inputVector(numbers), -x, x**3
+        dy.inputTensor(array), dy.one_hot(2, 1), dy.to_device(x, "CPU")
+
+    make()
     gc.collect()
-    counts = [sys.getrefcount(o) for o in (x, numbers, y, dy.Expression)]
+    counts = [sys.getrefcount(o) for o in (x, numbers, y, array, dy.Expression)]
     for _ in range(100):
-        dy.tanh(x), dy.esum([x, x]), x + x, x * y, y * x, x[0], x[0:1], dy.inputVector(numbers), -x
+        make()
         x.value()
         with pytest.raises(IndexError):
             x[5]
         with pytest.raises(TypeError):
             x + "a"
     gc.collect()
-    assert [sys.getrefcount(o) for o in (x, numbers, y, dy.Expression)] == counts
+    assert [sys.getrefcount(o) for o in (x, numbers, y, array, dy.Expression)] == counts
 
 
 TRAIN = """

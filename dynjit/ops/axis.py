@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import errors
 from dynjit.errors import ShapeError
 from dynjit.jit import kernel, scalar
 from dynjit.lines import lines_of, own_line, shared_log_sum_exp, turn_in, width_of
-from dynjit.op import Case, define, native
+from dynjit.op import Case, define, mode_of, native, native_modes
 from dynjit.scalars import INF, ONE, ZERO, exp, log, log_sum_exp, maximum
 from dynjit.shape import Result, Shape, without
 
@@ -328,6 +327,7 @@ ARGMAX = {
 }  # fmt: skip
 
 
+@native_modes(ARGMAX)
 def argmax(x: Any, gradient_mode: str) -> Any:
     """1 at the maximum (the first of equals), 0 elsewhere.
 
@@ -335,8 +335,4 @@ def argmax(x: Any, gradient_mode: str) -> Any:
     gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.
     Raises ShapeError unless x is a vector, ValueError for other modes.
     """
-    operator = ARGMAX.get(gradient_mode) if type(gradient_mode) is str else None
-    if operator is None:
-        needs = " or ".join(ARGMAX)
-        raise ValueError(errors.located(f"argmax: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
-    return operator.call(x)
+    return mode_of("argmax", gradient_mode, ARGMAX)(x)

@@ -143,6 +143,7 @@ def contract3d_1d_bias(x: Any, y: Any, b: Any) -> Any:
     return CONTRACT3D_1D_BIAS(x, y, b)
 
 
+@native(None, "xxx")
 def contract3d_1d_1d(x: Any, y: Any, z: Any) -> Any:
     """w_i = sum_jk x_ijk z_j y_k.
 
@@ -152,6 +153,7 @@ def contract3d_1d_1d(x: Any, y: Any, z: Any) -> Any:
     return linear.product(contract3d_1d(x, y), z)
 
 
+@native(None, "xxxx")
 def contract3d_1d_1d_bias(x: Any, y: Any, z: Any, b: Any) -> Any:
     """w_i = b_i + sum_jk x_ijk z_j y_k; see `contract3d_1d_1d`.  b: (a,)."""
     return linear.add_product(b, contract3d_1d(x, y), z)

@@ -124,6 +124,8 @@ def not_numbers(operator: str, needs: str, values: Any) -> TypeError:
     return TypeError(errors.located(f"{operator}: needs {needs}, got {kind_of(values)}"))
 
 
+@native(INPUT, "ab")
+@native(INPUT, "v")
 def inputTensor(arr: Any, batched: bool = False, device: str = "", reusable_expr: bool = False) -> Any:
     """A constant with the values and shape of an array or of nested lists of numbers.
 
@@ -203,6 +205,7 @@ def zeros(dim: Any, batch_size: int = 1) -> Any:
     return constant(dim, 0.0, batch_size)
 
 
+@native(INPUT, "Ii", fill=1.0)
 def ones(dim: Any, batch_size: int = 1) -> Any:
     """A tensor of ones; see `constant`."""
     return constant(dim, 1.0, batch_size)
@@ -237,6 +240,7 @@ def lookup_batch(p: Any, indices: Sequence[int], update: bool = True) -> Any:
 # ---- inputs that are mostly one number -------------------------------------------------------------------------------
 
 
+@native(INPUT, "ih")
 def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> Any:
     """A vector of `d` numbers that is 1 at `idx`, else 0; of a list `idx`, a mini-batch of them.
 
@@ -257,6 +261,7 @@ def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> Any:
     return inputTensorTranspose(values, size, len(indices))
 
 
+@native(INPUT, "pvIbf")
 def sparse_inputTensor(
     idxs: Sequence[Sequence[int]], values: Sequence[float], shape: tuple[int, ...], batched: bool = False,
     defval: float = 0.0, device: str = "",

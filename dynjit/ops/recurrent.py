@@ -337,7 +337,6 @@ def vanilla_lstm_h(c_t: Any, gates_t: Any) -> Any:
 
 
 # ---- vanilla_lstm_gates ----------------------------------------------------------------------------------------------
-# Each of the four is written out: calling each other would cost as much as making their nodes.
 
 
 def noisy(weightnoise_std: float, *weights: Any) -> Iterator[Any]:
@@ -346,6 +345,7 @@ def noisy(weightnoise_std: float, *weights: Any) -> Iterator[Any]:
     return (noise.noise(weight, weightnoise_std) if is_noisy else weight for weight in weights)
 
 
+@native(None, "xxxxx")
 def vanilla_lstm_gates(x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoise_std: float = 0.0) -> Any:
     """Gates [i, f, o, g] of p = Wx x_t + Wh h_tm1 + b: sigmoid(p_i), sigmoid(p_f + 1), sigmoid(p_o), tanh(p_g).
 
@@ -358,32 +358,29 @@ def vanilla_lstm_gates(x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoi
     return lstm_activation(linear.affine_transform([b, Wx, x_t, Wh, h_tm1]))
 
 
+@native(None, "Xxxxx")
 def vanilla_lstm_gates_concat(
     x_t: Sequence[Any], h_tm1: Any, Wx: Any, Wh: Any, b: Any, weightnoise_std: float = 0.0
 ) -> Any:
     """`vanilla_lstm_gates` of the vectors of the list x_t, joined."""
-    if weightnoise_std != 0.0:
-        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
-    return lstm_activation(linear.affine_transform([b, Wx, layout.concatenate(x_t), Wh, h_tm1]))
+    return vanilla_lstm_gates(layout.concatenate(x_t), h_tm1, Wx, Wh, b, weightnoise_std)
 
 
+@native(None, "xxxxxxx")
 def vanilla_lstm_gates_dropout(
     x_t: Any, h_tm1: Any, Wx: Any, Wh: Any, b: Any, dropout_mask_x: Any, dropout_mask_h: Any,
     weightnoise_std: float = 0.0,
 ) -> Any:  # fmt: skip
     """`vanilla_lstm_gates` of x_t * dropout_mask_x and h_tm1 * dropout_mask_h, elementwise."""
-    if weightnoise_std != 0.0:
-        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
     x, h = binary.cmult(x_t, dropout_mask_x), binary.cmult(h_tm1, dropout_mask_h)
-    return lstm_activation(linear.affine_transform([b, Wx, x, Wh, h]))
+    return vanilla_lstm_gates(x, h, Wx, Wh, b, weightnoise_std)
 
 
+@native(None, "Xxxxxxx")
 def vanilla_lstm_gates_dropout_concat(
     x_t: Sequence[Any], h_tm1: Any, Wx: Any, Wh: Any, b: Any, dropout_mask_x: Any, dropout_mask_h: Any,
     weightnoise_std: float = 0.0,
 ) -> Any:  # fmt: skip
     """`vanilla_lstm_gates_dropout` of the vectors of the list x_t, joined."""
-    if weightnoise_std != 0.0:
-        Wx, Wh, b = noisy(weightnoise_std, Wx, Wh, b)
-    x, h = binary.cmult(layout.concatenate(x_t), dropout_mask_x), binary.cmult(h_tm1, dropout_mask_h)
-    return lstm_activation(linear.affine_transform([b, Wx, x, Wh, h]))
+    joined = layout.concatenate(x_t)
+    return vanilla_lstm_gates_dropout(joined, h_tm1, Wx, Wh, b, dropout_mask_x, dropout_mask_h, weightnoise_std)

@@ -196,17 +196,6 @@ LOG_SOFTMAX = define("log_softmax", shape=log_softmax_shape, forward=log_softmax
            Case(((2, 3, 4),))))  # fmt: skip
 
 
-@native(LOG_SOFTMAX)
-def log_softmax(x: Any, restrict: Sequence[int] | None = None) -> Any:
-    """x_i - log(sum over j of exp(x_j)), along the first axis, in nats.
-
-    x: (k, ...) x batch; the result has the same shape.
-    restrict: the indices that take part; the others get -inf.  x is a vector then.
-    Raises ShapeError for indices and no vector, ValueError for an empty list, IndexError for indices out of range.
-    """
-    return LOG_SOFTMAX(x) if restrict is None else RESTRICTED_LOG_SOFTMAX(x, restrict)
-
-
 # ---- log_softmax over some indices -----------------------------------------------------------------------------------
 
 
@@ -260,6 +249,19 @@ RESTRICTED_LOG_SOFTMAX = define("restricted_log_softmax", shape=restricted_log_s
     cases=(Case(((5,),), arguments=((0, 1, 2, 3, 4),)), Case(((1,),), arguments=((0,),)),
            Case((((4,), 3),), -80, 80, ((0, 1, 2, 3),)),
            Case((((5,), 2),), arguments=((1, 3, 4),), no_difference=True, reason=INFINITE)))  # fmt: skip
+
+
+@native(LOG_SOFTMAX)
+@native(RESTRICTED_LOG_SOFTMAX)
+def log_softmax(x: Any, restrict: Sequence[int] | None = None) -> Any:
+    """x_i - log(sum over j of exp(x_j)), along the first axis, in nats.
+
+    x: (k, ...) x batch; the result has the same shape.
+    restrict: the indices that take part; the others get -inf.  x is a vector then.
+    Raises ShapeError for indices and no vector, ValueError for an empty list, IndexError for indices out of range.
+    """
+    return LOG_SOFTMAX(x) if restrict is None else RESTRICTED_LOG_SOFTMAX(x, restrict)
+
 
 # ---- sparsemax -------------------------------------------------------------------------------------------------------
 

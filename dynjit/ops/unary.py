@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import errors, scalars
+from dynjit import scalars
 from dynjit.jit import kernel, scalar, scalar_of_all
 from dynjit.legacy import check_device
-from dynjit.op import Case, Operator, define, names_of, native
+from dynjit.op import Case, Operator, define, mode_of, names_of, native, native_modes
 from dynjit.scalars import HALF, ONE, TWO, ZERO
 from dynjit.shape import Shape, dim_of
 
@@ -348,15 +348,14 @@ flip_gradient = unary("flip_gradient", scalar(lambda x: x), lambda: -ONE, refere
     cases=without_difference(GENERAL, SCALED), doc="x, but its gradient changes its sign.")  # fmt: skip
 
 
+@native(None, "x", device_str="CPU")
 def to_device(e: Any, device_str: str) -> Any:
     """e itself: all expressions of this process live on one device, that of `init(device=...)`.
 
     Raises NoCudaError for the name of a GPU that does not compute, RuntimeError for other names.
     """
     check_device("to_device", device_str)
-    if not hasattr(e, "_place"):
-        dim_of("to_device", e)
-    e._place()  # raises if it is stale
+    dim_of("to_device", e)  # raises if it is stale
     return e
 
 
@@ -383,8 +382,7 @@ def step_function(name: str, function: Callable, reference: Callable, doc: str) 
     }  # fmt: skip
 
     def public(x, gradient_mode):  # type: ignore[no-untyped-def]
-        operator = modes.get(gradient_mode) if type(gradient_mode) is str else None
-        return (operator or mode_of(name, gradient_mode, modes)).call(x)
+        return mode_of(name, gradient_mode, modes)(x)
 
     public.__name__ = public.__qualname__ = name
     public.__module__ = __name__
@@ -393,7 +391,7 @@ def step_function(name: str, function: Callable, reference: Callable, doc: str) 
     x: any shape, any mini-batch; the result has the same.
     gradient_mode: "zero_gradient", or "straight_through_gradient" for dy/dx = 1.  Raises ValueError for other modes.
     """
-    return public
+    return native_modes(modes)(public)
 
 
 @kernel
@@ -401,14 +399,6 @@ def add_d0(g, x0, y, n):
     dy, dx = g[y : y + n], g[x0 : x0 + n]
     for i in range(n):
         dx[i] += dy[i]
-
-
-def mode_of(name: str, gradient_mode: str, modes: dict[str, Operator]) -> Operator:
-    """The operator of a gradient mode; raises ValueError for an unknown one."""
-    if gradient_mode not in list(modes):  # a list: what is not hashable is unknown, too
-        needs = " or ".join(modes)
-        raise ValueError(errors.located(f"{name}: Unknown gradient mode: needs {needs}, got {gradient_mode!r}"))
-    return modes[gradient_mode]
 
 
 def rounded(x):  # type: ignore[no-untyped-def]
