@@ -20,6 +20,7 @@ from dynjit.recording import (
     MAX_FIELDS,
     OPERANDS,
     add_node,
+    add_programmed,
     count_of,
     entry_of,
     expression_of,
@@ -184,11 +185,9 @@ def make_all(s, h, context, number):  # type: ignore[no-untyped-def]
     form, scratch = forms_at(s.forms)[number], int64s(h.scratch)
     numbers, at = int64s(form.program), 2
     for k in range(numbers[0]):
-        places, ints, floats, arity = numbers[at + 1], numbers[at + 2], numbers[at + 3], 0
-        scratch[KEY] = numbers[at]
-        at += 4
-        for i in range(places):
-            p = numbers[at + i]
+        arity = 0
+        for i in range(numbers[at + 1]):
+            p = numbers[at + 4 + i]
             if p >= form.count:
                 scratch[OPERANDS + arity] = scratch[MADE + p - form.count]
                 arity += 1
@@ -197,15 +196,7 @@ def make_all(s, h, context, number):  # type: ignore[no-untyped-def]
                 arity = lay_operands(s, h, context, letter, scratch[ARGUMENTS + p], arity)
                 if arity < 0:
                     return False
-        scratch[KEY + 1] = arity
-        at += places
-        for i in range(ints):
-            scratch[KEY + 2 + arity + i] = numbers[at + i]
-        at += ints
-        for i in range(floats):
-            scratch[DATA + i] = numbers[at + i]
-        at += floats
-        scratch[MADE + k] = add_node(context, 2 + arity + ints, arity, floats)
+        scratch[MADE + k], at = add_programmed(context, form.program, at, arity)
         if scratch[MADE + k] < 0:
             return False
     return True

@@ -217,8 +217,7 @@ class Place:
 
 
 def program_of(function: Callable, service: op.Service, names: Sequence[str]) -> np.ndarray:
-    """What a composed function does: how many nodes there are, the place of the result; then per node its operator,
-    how many operands, integers and floats it has, and these.
+    """What a composed function does: how many nodes there are, the place of the result; then the nodes.
 
     Operands come from places: the arguments', then those of the nodes so far.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import hashlib
 import inspect
 import os
@@ -17,7 +18,8 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,18 @@ class KernelCache(_Cache):
             say("the cache folder cannot be written: compiled kernels are lost at exit")
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """While code is compiled: that makes many objects, hardly any of them garbage, and to look for it takes a tenth."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+
+
 class Compiled:
     """A C function compiled from Python when its address is first asked for."""
 
@@ -219,7 +233,8 @@ class Compiled:
             options = {key: value for key, value in OPTIONS.items() if key not in ("nogil", "no_cpython_wrapper")}
             cfunc = CFunc(self.function, sigutils.normalize_signature(self.signature), {}, options)
             cfunc._cache = self.cache  # type: ignore[attr-defined]
-            cfunc.compile()
+            with no_collection():
+                cfunc.compile()
             self.cfunc = cfunc
         return self.cfunc
 

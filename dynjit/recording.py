@@ -406,3 +406,24 @@ def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
         ints, scratch[KEY + 2 + arity] if ints > 0 else 0, scratch[KEY + 3 + arity] if ints > 1 else 0,
         kind, scratch[DATA] if data else 0,
     )  # fmt: skip
+
+
+# Programs of nodes, as int64 numbers: per node its operator, how many operands, integers and floats it has, and these.
+# Where operands come from, who runs the program knows.
+
+
+@helper
+def add_programmed(context, program, at, arity):  # type: ignore[no-untyped-def]
+    """Appends the node that lies `at` a place of a program, and whose operands lie in the scratch numbers already.
+
+    Returns the node (-1: not the plain case), and where the next one lies.
+    """
+    scratch, numbers = int64s(headers(context)[0].scratch), int64s(program)
+    ints, floats, first = numbers[at + 2], numbers[at + 3], at + 4 + numbers[at + 1]
+    scratch[KEY] = numbers[at]
+    scratch[KEY + 1] = arity
+    for i in range(ints):
+        scratch[KEY + 2 + arity + i] = numbers[first + i]
+    for i in range(floats):
+        scratch[DATA + i] = numbers[first + ints + i]
+    return add_node(context, 2 + arity + ints, arity, floats), first + ints + floats

@@ -15,11 +15,9 @@ from dynjit import graph, op
 from dynjit.arena import headers, int64s
 from dynjit.jit import entry, external, helper
 from dynjit.recording import (
-    DATA,
     HANDLE,
-    KEY,
     OPERANDS,
-    add_node,
+    add_programmed,
     allocate,
     bound,
     bytes_start,
@@ -44,8 +42,8 @@ from dynjit.recording import (
     words,
 )
 
-# A program, as int64 numbers: how many nodes, vectors of a state, and objects there are; then per node its operator,
-# how many operands, integers and floats it has, and these; then the places of the new vectors, and of the output.
+# A program, as int64 numbers: how many nodes, vectors of a state, and objects there are; then the nodes (see
+# recording.py); then the places of the new vectors, and of the output.
 # Operands come from places: the vectors', the input's, the objects' (parameters, masks), those of the nodes so far.
 PLACES = 6 << 20  # where the places are in the header's scratch numbers
 UNKNOWN = -1  # the node of an object that was not needed yet
@@ -67,26 +65,16 @@ def step(context, program, objects):  # type: ignore[no-untyped-def]
     count, vectors = numbers[0], numbers[1]
     made, at = PLACES + vectors + 1 + numbers[2], 3
     for k in range(count):
-        arity, ints, floats = numbers[at + 1], numbers[at + 2], numbers[at + 3]
-        scratch[KEY] = numbers[at]
-        scratch[KEY + 1] = arity
-        at += 4
+        arity = numbers[at + 1]
         for i in range(arity):
-            place = numbers[at + i]
+            place = numbers[at + 4 + i]
             if scratch[PLACES + place] == UNKNOWN:
                 node = operand(s, context, list_item(objects, place - vectors - 1))
                 if node < 0:
                     return 0
                 scratch[PLACES + place] = node
             scratch[OPERANDS + i] = scratch[PLACES + place]
-        at += arity
-        for i in range(ints):
-            scratch[KEY + 2 + arity + i] = numbers[at + i]
-        at += ints
-        for i in range(floats):
-            scratch[DATA + i] = numbers[at + i]
-        at += floats
-        node = add_node(context, 2 + arity + ints, arity, floats)
+        node, at = add_programmed(context, program, at, arity)
         if node < 0:
             return 0
         scratch[made + k] = node

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("DYNJIT_THREADS", "1")  # tests run side by side
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads, too
 
 import dynjit as dy
 from dynjit import graph, initializers, parameters, threads
