@@ -29,11 +29,11 @@ from dynjit.recording import (
     front_ends,
     header_of,
     int_of,
-    keep,
     load,
     number_of,
     operand,
     state_address,
+    take,
     tuple_item,
     tuple_size,
     vectorcall,
@@ -220,7 +220,7 @@ def compose(s, h, context, number):  # type: ignore[no-untyped-def]
         return expression_of(s, h, scratch[MADE + result - form.count])
     if operand(s, context, scratch[ARGUMENTS + result]) < 0:
         return 0
-    keep(scratch[ARGUMENTS + result])
+    take(scratch[ARGUMENTS + result])
     return scratch[ARGUMENTS + result]
 
 

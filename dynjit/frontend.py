@@ -33,6 +33,7 @@ from dynjit.recording import (
     fields,
     forms,
     nothing,
+    programmed,
     state,
 )
 
@@ -236,7 +237,7 @@ def program_of(function: Callable, service: op.Service, names: Sequence[str]) ->
             else:
                 assert letter == "i", f"{function.__name__}: what compiled code composes has no {letter}"
                 ints.append(argument)
-        numbers.extend((operator.code, len(operands), len(ints), len(floats), *operands, *ints, *floats))
+        numbers.extend(programmed(operator.code, operands, ints, floats))
         made.append(Place(len(names) + len(made)))
         return made[-1]
 

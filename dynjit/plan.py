@@ -131,7 +131,8 @@ def mark_down(h, number, waiting, is_divisible):  # type: ignore[no-untyped-def]
                 initial -= 1
                 initials[initial] = number
         number -= 1
-    note_cut(h, number + 1, total, time, room, initial)
+    if is_divisible:
+        note_cut(h, number + 1, total, time, room, initial)
     h.is_divisible = is_divisible
     h.initials = h.stack + 4 * initial
     h.initial_count = capacity - initial

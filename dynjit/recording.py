@@ -6,6 +6,8 @@ other case, unchanged, to its twin in Python, which also says what is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -104,7 +106,6 @@ flags_of_type = python_function("PyType_GetFlags", types.uintp, types.intp)
 free_object = python_function("PyObject_Free", types.void, types.intp)
 free_collected = python_function("PyObject_GC_Del", types.void, types.intp)
 drop = python_function("Py_DecRef", types.void, types.intp)
-keep = python_function("Py_IncRef", types.void, types.intp)
 vectorcall = python_function("PyObject_Vectorcall", types.intp, types.intp, types.intp, types.intp, types.intp)
 bound = python_function("PyMethod_New", types.intp, types.intp, types.intp)
 as_integer = python_function("PyLong_AsLongLongAndOverflow", types.int64, types.intp, types.intp)
@@ -410,6 +411,11 @@ def add_node(context, length, arity, data):  # type: ignore[no-untyped-def]
 
 # Programs of nodes, as int64 numbers: per node its operator, how many operands, integers and floats it has, and these.
 # Where operands come from, who runs the program knows.
+
+
+def programmed(code: int, operands: Sequence[int], ints: Sequence[int], floats: Sequence[int]) -> list[int]:
+    """A node of a program; operands: the places that they come from;  floats: as bits."""
+    return [code, len(operands), len(ints), len(floats), *operands, *ints, *floats]
 
 
 @helper

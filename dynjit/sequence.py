@@ -33,6 +33,7 @@ from dynjit.recording import (
     new_list,
     new_tuple,
     operand,
+    programmed,
     set_item,
     set_tuple_item,
     state_address,
@@ -207,31 +208,29 @@ def slow_method(function, self, args, nargs, names):  # type: ignore[no-untyped-
     return result
 
 
+@helper
+def follow_or_call(function, self, args, nargs, names, kind):  # type: ignore[no-untyped-def]
+    """What `follow` returns, or the method's twin where the case is not plain."""
+    result = follow(self, args, nargs, names, kind)
+    return result if result != 0 else slow_method(function, self, args, nargs, names)
+
+
 METHOD = "intp(intp, intp, intp, intp)"
 
 
 @entry(METHOD)
 def native_add_input(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    result = follow(self, args, nargs, names, NEXT)
-    if result != 0:
-        return result
-    return slow_method(front_ends(state_address())[0].slow_add_input, self, args, nargs, names)
+    return follow_or_call(front_ends(state_address())[0].slow_add_input, self, args, nargs, names, NEXT)
 
 
 @entry(METHOD)
 def native_add_inputs(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    result = follow(self, args, nargs, names, STATES)
-    if result != 0:
-        return result
-    return slow_method(front_ends(state_address())[0].slow_add_inputs, self, args, nargs, names)
+    return follow_or_call(front_ends(state_address())[0].slow_add_inputs, self, args, nargs, names, STATES)
 
 
 @entry(METHOD)
 def native_transduce(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    result = follow(self, args, nargs, names, OUTPUTS)
-    if result != 0:
-        return result
-    return slow_method(front_ends(state_address())[0].slow_transduce, self, args, nargs, names)
+    return follow_or_call(front_ends(state_address())[0].slow_transduce, self, args, nargs, names, OUTPUTS)
 
 
 @entry("intp(intp, intp)")
@@ -286,13 +285,12 @@ def program_from(
         operands = storage.args[at : at + arity].tolist()
         signature = op.SIGNATURES[node["signature"]]
         operator = op.operators[int(signature["op"])]
-        floats = operator.params.count("f")
+        floats = storage.data[data : data + operator.params.count("f")].tolist()
         if (signature["ids"] and "r" not in operator.params) or any(operand not in places for operand in operands):
             return None
         start = int(signature["key"])
         ints = op.POOL[start + 2 + arity : start + int(signature["length"])].tolist()
-        numbers += [operator.code, arity, len(ints), floats, *(places[operand] for operand in operands), *ints,
-                    *storage.data[data : data + floats].tolist()]  # fmt: skip
+        numbers += programmed(operator.code, [places[operand] for operand in operands], ints, floats)
         places[number] = size + 1 + len(objects) + made
         made += 1
     numbers += [places[result._node()] for result in results]
