@@ -52,7 +52,8 @@ COUNTERS = (
     "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "pending",
     "highest", "overwriting", "overwritten", "whole",
     "whole_reached", "stops", "merged", "most_nodes",
-    "parts", "is_part", "lowest", "rest", "shadows", "cuts", "is_divisible", "is_cut",
+    "parts", "is_part", "lowest", "rest", "shadows", "is_divisible", "is_cut",
+    "waiting", "whole_generation", "planned",
     "initial_count", "levels", "time", "room", "part_time", "first_result", "era",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")

@@ -142,7 +142,8 @@ class ComputationGraph(NodesByNumber):
         return self
 
     def _drop_plan(self) -> None:
-        for name in ("order_count", "call_count", "calls_done", "deferred_count", "argument_count", "parts"):
+        for name in ("order_count", "call_count", "calls_done", "deferred_count", "argument_count", "parts",
+                     "planned"):  # fmt: skip
             self.header[name] = 0
 
     immediate = check_validity = False

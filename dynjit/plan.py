@@ -15,7 +15,6 @@ from __future__ import annotations
 from dynjit.arena import (
     HEADER_BYTES,
     NODE,
-    SHADOWS,
     WORK,
     headers,
     int32s,
@@ -28,146 +27,15 @@ from dynjit.arena import (
     works_at,
 )
 from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
+from dynjit.dividing import divide
 from dynjit.jit import address_of, external, helper, inline, prefetch
-from dynjit.merging import TARGET, merge_equals
-from dynjit.parts import (
-    NOWHERE,
-    divide,
-    join_parts,
-    joins,
-    may_be_divided,
-    may_be_shared,
-    note_cut,
-    part_header,
-    read_shadows,
-    stamp_range,
-    start_rest,
-)
+from dynjit.merging import merge_equals
+from dynjit.parts import DIRECT, join_parts, part_header, read_shadows, start_rest
 from dynjit.threads import MOST, share
 
-LAST_STAMP = 1 << 30  # stamps have 32 bits
-AHEAD, NEAR = 16, 4  # so many nodes ahead `mark`, on its way down, and `schedule` ask for what is known of them
-DIRECT = 12  # so few pending nodes are called one by one, without planning
+NEAR = 4  # so many nodes ahead is asked for what is known of them
 OUT_OF_MEMORY = -2
 NODE_BYTES, WORK_BYTES = NODE.itemsize, WORK.itemsize
-
-
-@helper
-def want(h, number):  # type: ignore[no-untyped-def]
-    """Stamps a node if it has no value yet; returns how many nodes that makes, 0 or 1."""
-    own = works_at(h.work)[number]
-    if nodes_at(h.nodes)[number].value >= 0 or own.stamp == h.generation:
-        return 0
-    own.stamp = h.generation
-    own.height = 0
-    own.start = -1
-    own.uses = 0
-    own.equal = 0
-    return 1
-
-
-@helper
-def forget_stamps(h):  # type: ignore[no-untyped-def]
-    """Starts to count plans and backward passes anew, before their numbers are too large for stamps."""
-    work = works_at(h.work)
-    for i in range(h.most_nodes + SHADOWS):
-        number = i if i < h.most_nodes else h.node_capacity + i - h.most_nodes
-        work[number].stamp = 0
-        work[number].reached = 0
-    h.generation = 0
-    h.reach = 0
-
-
-@inline
-def mark_down(h, number, waiting, is_divisible):  # type: ignore[no-untyped-def]
-    """Goes down from the highest target, until none of the `waiting` stamped nodes is left; returns the lowest.
-
-    is_divisible: whether to find out on the way what `divide` needs to know: where the graph may be cut, and which
-    parameters need shadows.  A constant, so that else there is no trace of it in the code.
-    """
-    nodes, args, work, edges = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.consumers)
-    signatures, initials = signatures_at(h.signatures), int32s(h.stack)
-    capacity, total, levels, time, room = h.node_capacity, waiting + 0, 1, 0, 0
-    initial, low = capacity + 0, NOWHERE
-    while waiting > 0:
-        own = work[number]
-        prefetch(h.nodes + (number - AHEAD) * NODE_BYTES)
-        prefetch(h.work + (number - AHEAD) * WORK_BYTES)
-        if own.stamp == h.generation:
-            if is_divisible and low > number:  # what lies behind needs nothing that lies in front
-                note_cut(h, number + 1, total - waiting, time, room, initial)
-            waiting -= 1
-            node, lowest = nodes[number], NOWHERE
-            q = signatures[node.signature]
-            time += q.time
-            room += q.room
-            own.uses += 2 * q.kept  # nothing takes its place
-            height, unmet = own.height + 1, 0
-            levels = max(levels, height)
-            for edge in range(node.args, node.args + node.arity):
-                if args[edge] >= capacity:  # a shadow, which may be older than its parameter
-                    args[edge] = args[nodes[args[edge]].args]
-                new = want(h, args[edge])
-                waiting += new
-                total += new
-                source = work[args[edge]]
-                if source.stamp == h.generation:
-                    unmet += 1
-                    lowest = min(lowest, args[edge])
-                    source.uses += 1
-                    source.height = max(source.height, height)
-                    edges[2 * edge] = number
-                    edges[2 * edge + 1] = source.start
-                    source.start = edge
-                elif is_divisible and source.stamp != -h.generation:
-                    is_divisible = may_be_shared(h, node, edge - node.args)
-            if is_divisible:
-                low = min(low, lowest)
-                if joins(h, number, lowest):  # it, and what lies behind, is left for later
-                    low = NOWHERE
-                    h.cuts = 0
-            own.unmet = unmet
-            if unmet == 0:
-                initial -= 1
-                initials[initial] = number
-        number -= 1
-    if is_divisible:
-        note_cut(h, number + 1, total, time, room, initial)
-    h.is_divisible = is_divisible
-    h.initials = h.stack + 4 * initial
-    h.initial_count = capacity - initial
-    h.pending = total
-    h.levels = levels
-    h.time = time
-    h.room = room
-    return number + 1
-
-
-@external("int64(int64, int64, int64)")
-def mark(context, targets, count):  # type: ignore[no-untyped-def]
-    """Stamps the nodes that the targets need and that have no value yet; returns the lowest.
-
-    One pass from the highest target down: each node's distance to the targets, its pending operands, its consumers.
-    The consumers of a node are a list of edges; an edge is a place in `args`, its consumer and the next edge lie in
-    `consumers`.  Nodes that wait for no other, the *initial* ones, are listed from the end of `stack` on, in order.
-    """
-    h = headers(context)[0]
-    work = works_at(h.work)
-    h.most_nodes = max(h.most_nodes, h.node_count)
-    if max(h.generation, h.reach) >= LAST_STAMP:
-        forget_stamps(h)
-    h.generation += 1
-    waiting, highest = 0, -1
-    for t in range(count):
-        target = int64s(targets)[t]
-        waiting += want(h, target)
-        work[target].uses += 2  # nothing takes its place
-        work[target].equal = TARGET
-        highest = max(highest, target)
-    h.highest = highest
-    if may_be_divided(h):
-        return mark_down(h, highest, waiting, True)
-    return mark_down(h, highest, waiting, False)
 
 
 @inline
@@ -384,8 +252,6 @@ def plan_groups(context, lowest):  # type: ignore[no-untyped-def]
 def plan_part(first_header, part):  # type: ignore[no-untyped-def]
     """Plans a part, whose header is one of several that lie end to end."""
     context = first_header + part * HEADER_BYTES
-    if headers(context)[0].is_cut:
-        stamp_range(context, part)
     if part > 0 and headers(context)[0].shadows > 0:
         read_shadows(context, part)
     plan_groups(context, headers(context)[0].lowest)
@@ -403,17 +269,16 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
     orders, calls, deferred, arguments = h.order_count, h.call_count, h.deferred_count, h.argument_count
     data, top, had_parts = h.data_count, h.value_top, h.parts
-    lowest = mark(context, targets, count)
-    if h.pending == 0:
+    parts = divide(context, targets, count)
+    if h.pending == 0 and parts == 1:
         return 0
     h.whole = int64s(targets)[0] if count == 1 and orders == 0 else -1
     h.first_result = top
-    if h.pending <= DIRECT or h.autobatch == 0:
-        for number in range(lowest, h.highest + 1):
+    if parts == 1 and (h.pending <= DIRECT or h.autobatch == 0):
+        for number in range(h.lowest, h.highest + 1):
             if works_at(h.work)[number].stamp == h.generation:
                 place_alone(context, number)
     else:
-        parts = divide(context, lowest)
         if parts > 1:
             share(address_of_plan_part(), part_header(h, 0), 0, parts, h.time)
             join_parts(context, parts)
@@ -422,8 +287,9 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     first_stamp = h.generation + 0
     h.generation += MOST  # the parts' stamps are used up, too
     if h.value_top <= h.value_end:
+        h.planned = h.highest + 1
         return 0
-    for number in range(lowest, h.highest + 1):  # as before
+    for number in range(h.lowest, h.highest + 1):  # as before
         if works_at(h.work)[number].stamp >= first_stamp:
             nodes_at(h.nodes)[number].value = -1
     h.parts = had_parts

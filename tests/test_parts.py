@@ -120,7 +120,14 @@ def last_looks_back(net: Network) -> dy.Expression:
     return dy.esum([*losses[1:], losses[0] * 2.0]) * 0.5
 
 
-@pytest.mark.parametrize("use", [chain_of_sums, loss_made_at_the_end, last_looks_back])
+def one_looks_back_on_the_way(net: Network) -> dy.Expression:
+    """A node between the sixth sentence and the seventh needs the first: a thread meets it only on its way down."""
+    losses = [net.loss(words) for words in sentences(8)[:6]]
+    back = losses[0] * 2.0
+    return dy.esum([*losses, back, *(net.loss(words) for words in sentences(8)[6:])])
+
+
+@pytest.mark.parametrize("use", [chain_of_sums, loss_made_at_the_end, last_looks_back, one_looks_back_on_the_way])
 def test_what_lies_otherwise_has_the_same_gradients(
     use: Callable[[Network], dy.Expression], model: dy.ParameterCollection
 ) -> None:
@@ -134,6 +141,21 @@ def test_what_lies_otherwise_has_the_same_gradients(
     alone, shared = both(net, run)
     assert part_count() == 2 and is_cut() == (use is last_looks_back)
     close(shared, alone)
+
+
+def test_a_graph_that_was_gone_through_in_vain_is_planned_as_a_whole(model: dy.ParameterCollection) -> None:
+    net = Network(model)
+
+    def run() -> list[np.ndarray]:
+        loss = total(net)
+        loss.backward()
+        return [np.array([loss.value()]), *net.gradients()]
+
+    threads.pool[threads.WIDE] = 1 << 20  # no graph is as wide
+    alone, together = both(net, run)
+    assert part_count() == 0 and not is_cut()
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_both_directions_of_a_network_are_parts(model: dy.ParameterCollection) -> None:

@@ -7,7 +7,7 @@ import pytest
 from dynjit import device
 from perf.__main__ import parse
 from perf.cases import SWEEPS
-from perf.report import markdown, sweep_table
+from perf.report import markdown, speed, sweep_table
 
 
 def result(milliseconds: float) -> dict:
@@ -30,6 +30,16 @@ def test_sweep_table_shows_growth() -> None:
     assert lines[3] == "| 64 | 2 | 6 | 3.00 | 2.00 | 2.00 |"
     assert lines[4] == "| 128 | 12 | 15 | 1.25 | 6.00 | 2.50 |"
     assert lines[5] == "| 256 |  |  |  |  |  |"
+
+
+def test_speed_is_that_of_the_fastest_style_beside_sgemm() -> None:
+    fast, slow = result(2.0), result(3.0)
+    for found, mflop in ((fast, 100.0), (slow, 120.0)):
+        found["mflop"] = mflop
+        found["median"]["peak"] = 80.0
+    assert speed({"dynjit/a": slow, "dynjit/b": fast}) == ["50.0", "62 %"]
+    assert speed({"dynjit/a": result(1.0)}) == ["", ""]
+    assert speed({"dynet-1/a": fast}) == ["", ""]
 
 
 def test_report_of_a_sweep() -> None:
