@@ -11,7 +11,7 @@ test: .venv/test
 	$(BIN)/mypy
 	$(BIN)/dynjit warmup
 	if $(BIN)/python -c "import numba_cuda" 2>/dev/null; then $(BIN)/dynjit warmup --target cuda --cc 8.0; fi
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 perf: .venv/test
 	$(BIN)/python -m perf

@@ -95,14 +95,14 @@ def want_targets(context, targets, count):  # type: ignore[no-untyped-def]
 def mark_down(h, number, bottom, is_part, is_divisible):  # type: ignore[no-untyped-def]
     """Goes down from a node to node `bottom`, or until no wanted node is left.
 
-    is_part: whether to give up at a node that needs a pending one in front of `bottom`;  is_divisible: whether to find
-    out what threads could not do at once, and which parameters need shadows.  Both are constants, so that else there is
-    no trace of it in the code.
+    is_part: whether to give up at a node that needs a pending one in front of `bottom`, and to count operands and
+    indices;  is_divisible: whether to find out what threads could not do at once, and which parameters need shadows.
+    Both are constants, so that else there is no trace of it in the code.
     """
     nodes, args, work, edges = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.consumers)
     signatures, initials = signatures_at(h.signatures), int32s(h.stack)
     capacity, waiting, pending, levels = h.node_capacity, h.waiting + 0, h.pending + 0, h.levels + 0
-    time, room, initial = h.time + 0, h.room + 0, (h.initials - h.stack) // 4
+    time, room, initial, operands, ids = h.time + 0, h.room + 0, (h.initials - h.stack) // 4, 0, 0
     while waiting > 0 and number >= bottom:
         own = work[number]
         prefetch(h.nodes + (number - AHEAD) * NODE_BYTES)
@@ -114,6 +114,8 @@ def mark_down(h, number, bottom, is_part, is_divisible):  # type: ignore[no-unty
             q = signatures[node.signature]
             time += q.time
             room += q.room
+            operands += node.arity
+            ids += q.ids
             own.uses += 2 * q.kept  # nothing takes its place
             height, unmet = own.height + 1, 0
             levels = max(levels, height)
@@ -148,6 +150,9 @@ def mark_down(h, number, bottom, is_part, is_divisible):  # type: ignore[no-unty
     h.initial_count += (h.initials - h.stack) // 4 - initial
     h.initials = h.stack + 4 * initial
     h.is_divisible = is_divisible
+    if is_part:
+        h.arg_count = operands
+        h.data_count = ids
 
 
 @external("void(int64, int64)")

@@ -247,6 +247,11 @@ def test_parts_lie_behind_each_other(model: dy.ParameterCollection) -> None:
     table = arrays["part_table"][:2]
     assert table[0]["stop"] == table[1]["call"] < table[1]["stop"] < len(calls)
     ends = [max(int(call["y"]) for call in calls[part["call"] : part["stop"]]) for part in table]
+    numbers = [
+        order[call["first"] : call["first"] + call["count"]] for call in calls[table[0]["call"] : table[0]["stop"]]
+    ]
+    operands = graph.current.nodes["arity"][np.concatenate(numbers)].sum()
+    assert table[1]["merged"] - table[0]["merged"] <= operands  # a part takes no more room than its nodes need
     assert ends[0] < min(int(call["y"]) for call in calls[table[1]["call"] : table[1]["stop"]])
     planned = [
         int(number)
