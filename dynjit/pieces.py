@@ -9,8 +9,8 @@ from __future__ import annotations
 from dynjit.arena import headers, int32s, int64s, nodes_at, signatures_at, works_at
 from dynjit.calls import np_int
 from dynjit.jit import external, helper
-from dynjit.parts import copy_header, is_worth_it, part_header, pays
-from dynjit.threads import thread_count, wake
+from dynjit.parts import MANY, copy_header, is_worth_it, part_header, pays
+from dynjit.threads import MOST, thread_count, wake
 
 REST = -1  # the piece of nodes that join parts
 OF_PART = -2  # minus the number of a part: instead of a parent, at the root of a piece
@@ -127,7 +127,7 @@ def stamp_parts(context, parts):  # type: ignore[no-untyped-def]
 def divide_by_pieces(context):  # type: ignore[no-untyped-def]
     """Makes parts of the stamped nodes if it is worth it; returns how many parts that makes, at least 1."""
     h = headers(context)[0]
-    parts = thread_count()
+    parts = max(thread_count(), min(h.pending // MANY, MOST))
     if parts == 1 or not h.is_divisible or not pays(h, parts):
         return 1
     if deal_pieces(context, parts, find_pieces(context, h.time // parts)) == 0:

@@ -217,7 +217,8 @@ def test_small_graphs_are_not_worth_it(model: dy.ParameterCollection) -> None:
     assert part_count() == 2
 
 
-def test_large_graphs_are_divided_for_one_thread_too(model: dy.ParameterCollection) -> None:
+@pytest.mark.parametrize("add_up", [dy.esum, sum], ids=["at the end", "on the way"])
+def test_large_graphs_are_divided_for_one_thread_too(add_up: Callable, model: dy.ParameterCollection) -> None:
     net = Network(model)
     threads.set_threads(1)
     words, step = sentences(4000), 500
@@ -229,8 +230,10 @@ def test_large_graphs_are_divided_for_one_thread_too(model: dy.ParameterCollecti
     expected = net.gradients()
     net.clear()
     dy.renew_cg()
-    dy.esum([net.loss(sentence) for sentence in words]).backward()
+    losses = (net.loss(sentence) for sentence in words)
+    add_up([*losses] if add_up is dy.esum else losses).backward()
     assert part_count() == graph.current.header["node_count"] // parts.MANY == 2
+    assert is_cut() == (add_up is dy.esum)
     for found, gradient in zip(net.gradients(), expected, strict=True):
         np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max())
 
