@@ -155,7 +155,7 @@ class Space:
         if fitting:  # the smallest that fits, so that a model made again and again gets the same place
             size, start = min(fitting)
             self.free_parameters.remove((start, size))
-            for buffer in (self.single.v, self.single.g) if self.executor is not None else ():
+            for buffer in (self.single.v, self.single.g):
                 buffer[start : start + count] = 0  # a GPU may have brought back what was there
             if size > count:
                 self.free_parameters.append((start + count, size - count))

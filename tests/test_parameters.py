@@ -15,6 +15,7 @@ import pytest
 
 import dynjit as dy
 from dynjit import initializers, parameters
+from dynjit.arena import space
 from dynjit.errors import ModelFileError, ShapeError
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -212,6 +213,17 @@ def test_memory_of_dropped_parameters_is_used_again() -> None:
         starts.add(make())
         gc.collect()
     assert len(starts) == 1
+
+
+def test_used_memory_is_zero_whatever_was_brought_back_there() -> None:
+    first = dy.ParameterCollection().add_parameters(3)
+    start, end = first.start, first.start + 3
+    del first
+    gc.collect()
+    space.single.g[start:end] = [1, 2, 3]  # as a GPU does whose copy of the gradients is older
+    second = dy.ParameterCollection().add_parameters(3)
+    assert second.start == start
+    assert second.grad_as_array().tolist() == [0, 0, 0]
 
 
 # ---- initialisers ----------------------------------------------------------------------------------------------------
