@@ -13,7 +13,7 @@ from dynjit import op, timing
 from dynjit.arena import GATHER
 from dynjit.graph import ComputationGraph
 from dynjit.op import FLAGGED
-from dynjit.plan import DIRECT
+from dynjit.parts import DIRECT
 from dynjit.profiling import aligned, operand_shapes
 
 OFF = "batching is switched off for this graph"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dynjit.arena import headers, int32s, nodes_at, works_at
 from dynjit.calls import np_int
 from dynjit.jit import external, helper
-from dynjit.marking import address_of_mark_part, mark_end, start_list
+from dynjit.marking import address_of_mark_part, mark, start_list
 from dynjit.parts import MANY, MOST_SHADOWS, copy_header, is_worth_it, part_header, pays
 from dynjit.threads import MOST, share, thread_count, wake, waking
 
@@ -161,7 +161,7 @@ def mark_by_parts(context):  # type: ignore[no-untyped-def]
     rest = first_joining(h)
     if rest > h.highest or choose_cuts(context, rest, parts) == 0:
         return 0
-    mark_end(context, rest)
+    mark(context, rest)
     start_stretches(context, parts)
     wake()
     share(address_of_mark_part(), part_header(h, 0), 0, parts, count * MARKING)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dynjit.arena import headers, int32s
 from dynjit.cuts import mark_by_parts
 from dynjit.jit import external, helper
-from dynjit.marking import mark_whole, want_targets
+from dynjit.marking import mark, mark_divisible, want_targets
 from dynjit.parts import MANY, add_shadow, start_parts
 from dynjit.pieces import divide_by_pieces
 from dynjit.threads import MOST, thread_count
@@ -31,7 +31,7 @@ def divide(context, targets, count):  # type: ignore[no-untyped-def]
     h = headers(context)[0]
     want_targets(context, targets, count)
     if h.waiting == 0 or not may_be_divided(h):
-        mark_whole(context, 0)
+        mark(context, 0)
         h.rest = h.lowest
         return 1
     parts = mark_by_parts(context) if count == 1 else 0
@@ -39,7 +39,7 @@ def divide(context, targets, count):  # type: ignore[no-untyped-def]
     if parts == 0:
         h.generation += MOST  # the stamps so far are used up
         want_targets(context, targets, count)
-        mark_whole(context, 1)
+        mark_divisible(context)
     if not h.is_cut:
         parts = divide_by_pieces(context)
     if parts == 1:

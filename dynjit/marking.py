@@ -156,20 +156,17 @@ def mark_down(h, number, bottom, is_part, is_divisible):  # type: ignore[no-unty
 
 
 @external("void(int64, int64)")
-def mark_end(context, bottom):  # type: ignore[no-untyped-def]
-    """Goes down from the highest target to node `bottom`."""
+def mark(context, bottom):  # type: ignore[no-untyped-def]
+    """Goes down from the highest target to node `bottom`, or as far as there are pending nodes."""
     h = headers(context)[0]
     mark_down(h, h.highest, bottom, False, False)
 
 
-@external("void(int64, int64)")
-def mark_whole(context, is_divisible):  # type: ignore[no-untyped-def]
-    """Goes down from the highest target as far as there are pending nodes; is_divisible: as for `mark_down`."""
+@external("void(int64)")
+def mark_divisible(context):  # type: ignore[no-untyped-def]
+    """As `mark` to the first node, for a graph that may be divided by pieces."""
     h = headers(context)[0]
-    if is_divisible:
-        mark_down(h, h.highest, 0, False, True)
-    else:
-        mark_down(h, h.highest, 0, False, False)
+    mark_down(h, h.highest, 0, False, True)
 
 
 @external("void(int64, int64)")

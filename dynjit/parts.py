@@ -156,8 +156,8 @@ def has_room(h, parts):  # type: ignore[no-untyped-def]
 @helper
 def pays(h, parts):  # type: ignore[no-untyped-def]
     """Whether a graph is wide and long enough for so many parts, and there is room for them."""
-    is_wide, is_long = h.pending > max(DIRECT, wide() * parts * h.levels - 1), h.time >= 2 * waking()
-    return is_wide and is_long and has_room(h, parts)
+    is_wide = h.pending > DIRECT and h.pending >= wide() * parts * h.levels
+    return is_wide and h.time >= 2 * waking() and has_room(h, parts)
 
 
 # ---- where parts begin -----------------------------------------------------------------------------------------------
