@@ -37,30 +37,58 @@ CALL = np.dtype(
 MORE = 32  # the index of a call that a kernel is given has in the bits from this one on how many more calls follow
 GATHER = -1  # the signature of a call that copies scattered operands together
 
-# what planning knows of a node, and of a group key: one record each, since it is needed together
-WORK = np.dtype([(name, "i4") for name in ("stamp", "reached", "key", "unmet", "height", "equal", "start", "uses")])
-KEY = np.dtype(
-    [(name, "i8") for name in ("height", "y", "scratch", "x")]
+# what is known of a node beside: the backward pass that reaches it; of a parameter, the plan that lists it, and where
+WORK = np.dtype([(name, "i4") for name in ("reached", "listed", "place")])
+# what planning knows of a bundle (bundles.py): a cache line
+BUNDLE = np.dtype(
+    [(name, "i8") for name in ("wanted", "twice")]
     + [
         (name, "i4")
-        for name in ("count", "first", "ready", "done", "node", "deferred", "slot", "takes", "is_product", "unused")
+        for name in (
+            "node", "args", "step", "stamp", "unmet", "height", "start", "equal", "placed", "gaps", "depth", "link",
+        )
     ]
-)
+)  # fmt: skip
+# what bundles have in common up to one of their nodes: first what is asked of each node, a cache line of it
+STEP = np.dtype(
+    [
+        (name, "i4")
+        for name in (
+            "signature", "flags", "arity", "pattern", "child", "sibling", "kind", "position", "outers", "parent",
+            "root", "bucket", "is_product", "lists", "outer_count", "bias_count", "same_count", "levels", "operands",
+            "ids", "numbers", "unused",
+        )
+    ]
+    + [(name, "i8") for name in ("time", "room", "sinks", "once", "kept")]
+)  # fmt: skip
+# what a plan knows of the bundles that have a step in common
+KEY = np.dtype(
+    [(name, "i8") for name in ("height", "y", "scratch", "x", "free")]
+    + [
+        (name, "i4")
+        for name in (
+            "stamp", "count", "ends", "first", "ready", "started", "done", "deferred", "takes", "bundles", "waiting",
+            "wave", "stop", "unused",
+        )
+    ]
+)  # fmt: skip
 
 COUNTERS = (
     "version", "node_count", "arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count",
     "argument_count", "value_top", "generation", "reach", "autobatch", "wide", "full", "cursor", "pending",
     "highest", "overwriting", "overwritten", "whole",
     "whole_reached", "stops", "merged", "most_nodes",
-    "parts", "is_part", "lowest", "rest", "shadows", "is_divisible", "is_cut",
-    "waiting", "whole_generation", "planned",
-    "initial_count", "levels", "time", "room", "part_time", "first_result", "era",
+    "parts", "is_part", "lowest", "shadows", "is_divisible", "is_cut",
+    "waiting", "whole_generation", "planned", "formed", "bundle_count", "step_count",
+    "pattern_count", "most_keys",
+    "listed", "levels", "time", "room", "part_time", "first_result", "era",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
     "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
     "heap", "slots", "ready", "twins", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed",
-    "scratch", "late", "part_headers", "part_table", "initials",
+    "scratch", "late", "part_headers", "part_table", "list", "bundle_of", "bundles", "steps", "patterns",
+    "roots",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 HEADER_BYTES = HEADER.itemsize
@@ -70,11 +98,14 @@ PART = np.dtype([(name, "i8") for name in ("call", "stop", "order", "deferred", 
 
 NODES = 1 << 27
 SHADOWS = 1 << 12  # nodes behind all others, see parts.py
+ROOTS = 1 << 16  # places in the hash table of what bundles begin with, see bundles.py
 SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
 
 
-headers = view_of(HEADER, changing=(*COUNTERS, "initials"))
-nodes_at, calls_at, works_at, keys_at, parts_at = (view_of(kind) for kind in (NODE, CALL, WORK, KEY, PART))
+headers = view_of(HEADER, changing=(*COUNTERS, "list"))
+nodes_at, calls_at, works_at, bundles_at, steps_at, keys_at, parts_at = (
+    view_of(kind) for kind in (NODE, CALL, WORK, BUNDLE, STEP, KEY, PART)
+)
 signatures_at, operators_at, shapes_at = (
     view_of(kind, changing=()) for kind in (op.SIGNATURE, op.OPERATOR, SHAPES.dtype)
 )
@@ -207,10 +238,13 @@ class Arena:
 
 ARRAYS: dict[str, tuple[Any, int]] = {
     "consumers": (np.int32, NODES * 8), "calls": (CALL, NODES * 4), "deferred": (CALL, NODES * 2),
-    "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES), "keys": (KEY, NODES),
+    "arguments": (np.int64, NODES * 16), "scratch": (np.int64, SCRATCH), "work": (WORK, NODES),
+    "keys": (KEY, NODES * 4),
     "order": (np.int32, NODES), "stack": (np.int32, NODES), "mode": (np.int32, NODES), "heap": (np.int32, NODES),
     "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES), "twins": (np.int32, NODES * 8),
     "part_headers": (HEADER, MOST), "part_table": (PART, MOST),
+    "bundle_of": (np.int32, NODES), "bundles": (BUNDLE, NODES * 4), "steps": (STEP, NODES * 4),
+    "patterns": (np.int32, NODES * 32), "roots": (np.int32, ROOTS),
 }  # fmt: skip
 
 
@@ -228,11 +262,14 @@ class Storage:
         record = self.header
         sizes = {name: array.size for name, array in self.arrays.items()}
         # no plan needs more per node, or per operand, than this
-        per_node = min(sizes[name] for name in ("work", "keys", "order", "ready", "stack", "mode", "heap"))
+        per_node = min(
+            *(sizes[name] for name in ("work", "order", "ready", "stack", "mode", "heap", "bundle_of")),
+            *(sizes[name] // 4 for name in ("bundles", "steps", "keys")),
+        )
         record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2,
                                       sizes["deferred"] // 2) - SHADOWS  # fmt: skip
         record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["twins"] // 2,
-                                     sizes["arguments"] // 8) - SHADOWS  # fmt: skip
+                                     sizes["arguments"] // 8, sizes["patterns"] // 8) - SHADOWS  # fmt: skip
         record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
         record["value_base"] = record["value_top"] = self.start
         record["value_end"] = min(self.end, self.start + space.most)

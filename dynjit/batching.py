@@ -92,7 +92,7 @@ class Reader:
         arrays, count = graph.storage.arrays, int(graph.header["node_count"])
         self.order: list[int] = arrays["order"][: int(graph.header["order_count"])].tolist()
         self.calls = arrays["calls"][: int(graph.header["call_count"])]
-        self.plan_of = dict(enumerate(arrays["work"]["stamp"][:count].tolist()))
+        self.plan_of = dict(enumerate(arrays["bundles"]["stamp"][arrays["bundle_of"][:count]].tolist()))
         self.planned = Counter(self.plan_of.values())
         self.takes = {
             number: int(call["takes"])

@@ -21,6 +21,7 @@ from dynjit.arena import (
     operators_at,
     shapes_at,
     signatures_at,
+    steps_at,
 )
 from dynjit.jit import external, helper, inline
 
@@ -143,18 +144,22 @@ def goes_on(h, node, i, takes):  # type: ignore[no-untyped-def]
     return True
 
 
-@external("int64(int64, int64, int64, int64)")
-def run_length(context, first, stop, takes):  # type: ignore[no-untyped-def]
-    """How many nodes from order[first] on have operands that lie end to end, or stay where they are."""
+@external("int64(int64, int64, int64, int64, int64)")
+def run_length(context, first, stop, takes, outers):  # type: ignore[no-untyped-def]
+    """How many nodes from order[first] on have operands that lie end to end, or stay where they are.
+
+    outers: operands from other bundles than the nodes'; the others lie alike for all nodes.
+    """
     h = headers(context)[0]
     nodes, order, data = nodes_at(h.nodes), int32s(h.order), int64s(h.data)
     head, count = nodes[order[first]], stop - first
     if count == 1 or not set_steps(h, head, nodes[order[first + 1]], takes):
         return 1
-    i = 2
-    while i < count and goes_on(h, nodes[order[first + i]], i, takes):
-        i += 1
-    count = i
+    if outers > 0:
+        i = 2
+        while i < count and goes_on(h, nodes[order[first + i]], i, takes):
+            i += 1
+        count = i
     for f in range(operators_at(h.operators)[signatures_at(h.signatures)[head.signature].op].floats):
         i = 1
         while i < count and data[nodes[order[first + i]].data + f] == data[head.data + f]:
@@ -337,7 +342,10 @@ def place_alone(context, number):  # type: ignore[no-untyped-def]
 
 @external("void(int64, int64, int64, int64)")
 def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
-    """Gives the nodes order[first : first + count] of a key their memory and their calls."""
+    """Gives the nodes order[first : first + count], which have a step, their memory and their calls.
+
+    key: the number of the step.
+    """
     h = headers(context)[0]
     nodes, args, order, keys = nodes_at(h.nodes), int32s(h.args), int32s(h.order), keys_at(h.keys)
     q = signatures_at(h.signatures)[nodes[order[first]].signature]
@@ -367,9 +375,9 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     if operator.shared:
         call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
     else:
-        i, first_call = first, h.call_count + 0
+        i, first_call, outers = first, h.call_count + 0, np_int(steps_at(h.steps)[key].outers)
         while i < first + count:
-            length = run_length(context, i, first + count, takes) if count > 1 else 1
+            length = run_length(context, i, first + count, takes, outers) if count > 1 else 1
             index = call_run(context, i, length, takes)
             calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
             i += length

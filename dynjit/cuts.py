@@ -7,7 +7,7 @@ of another stretch gives up, and one thread goes through the whole graph again.
 
 from __future__ import annotations
 
-from dynjit.arena import headers, int32s, nodes_at, works_at
+from dynjit.arena import bundles_at, headers, int32s, nodes_at, steps_at, works_at
 from dynjit.calls import np_int
 from dynjit.jit import external, helper
 from dynjit.marking import address_of_mark_part, mark, start_list
@@ -38,16 +38,16 @@ def first_joining(h):  # type: ignore[no-untyped-def]
     for number in range(h.highest, max(h.highest - END, h.planned), -1):
         if 4 * (lowest_pending(h, number) - h.planned) < 3 * (number - h.planned):
             first = number
-    return first
+    return np_int(bundles_at(h.bundles)[int32s(h.bundle_of)[first]].node) if first <= h.highest else first
 
 
 @helper
 def cut_near(h, wanted, reach, rest):  # type: ignore[no-untyped-def]
     """The cut nearest to a node number, as far as `reach` nodes around it tell; 0 if there is none."""
-    nearest, lowest = 0, NOWHERE
+    nearest, lowest, bundles, bundle_of = 0, NOWHERE, bundles_at(h.bundles), int32s(h.bundle_of)
     for number in range(min(wanted + reach, rest - 1), max(wanted - reach, h.planned), -1):
         lowest = min(lowest, lowest_pending(h, number))
-        if lowest >= number:
+        if lowest >= number and (bundle_of[number] < 0 or bundles[bundle_of[number]].node == number):
             if nearest == 0 or abs(number - wanted) < nearest - wanted:
                 nearest = number
             if number <= wanted:
@@ -73,7 +73,8 @@ def choose_cuts(context, rest, parts):  # type: ignore[no-untyped-def]
 def start_stretches(context, parts):  # type: ignore[no-untyped-def]
     """Gives each part a header and a stamp, and tells it which of its nodes the rest wants."""
     h = headers(context)[0]
-    nodes, args, work, starts = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.mode)
+    args, bundles, bundle_of, starts = int32s(h.args), bundles_at(h.bundles), int32s(h.bundle_of), int32s(h.mode)
+    patterns, listed = int32s(h.patterns), int32s(h.list)
     for part in range(parts):
         copy_header(context, part)
         own = headers(part_header(h, part))[0]
@@ -82,17 +83,17 @@ def start_stretches(context, parts):  # type: ignore[no-untyped-def]
         own.lowest = starts[part]
         own.waiting = 0
         start_list(own, starts[part + 1] - 1)
-    for number in range(starts[parts], h.highest + 1):
-        node = nodes[number]
-        if work[number].stamp != h.generation:
-            continue
-        for edge in range(node.args, node.args + node.arity):
-            source, part = np_int(args[edge]), parts - 1
-            if source < starts[parts] and work[source].stamp == h.generation:
+    for i in range(h.listed):
+        rest = bundles[listed[i]]
+        path = steps_at(h.steps)[rest.step]
+        for at in range(path.lists, path.lists + path.outer_count):
+            source = args[rest.args + patterns[at]]
+            needed, part = bundles[bundle_of[source]], parts - 1
+            if source < starts[parts] and nodes_at(h.nodes)[source].value < 0 and needed.stamp == h.generation:
                 while source < starts[part]:
                     part -= 1
                 own = headers(part_header(h, part))[0]
-                work[source].stamp = own.generation
+                needed.stamp = own.generation
                 own.waiting += 1
 
 
@@ -110,7 +111,7 @@ def join_shadows(h, parts):  # type: ignore[no-untyped-def]
             if k == MOST_SHADOWS:
                 return False
             listed[k] = source
-            work[source].start = k
+            work[source].place = k
             h.shadows = max(h.shadows, k + 1)
     return True
 
@@ -132,19 +133,17 @@ def add_up(h, parts):  # type: ignore[no-untyped-def]
 
 @helper
 def join_stretches(h, parts):  # type: ignore[no-untyped-def]
-    """Makes one stretch of all, with one stamp and one list of initial nodes."""
-    work, initials, first = works_at(h.work), int32s(h.stack), (h.initials - h.stack) // 4
+    """Makes one stretch of all, with one stamp and one list."""
+    bundles, listed, first = bundles_at(h.bundles), int32s(h.stack), (h.list - h.stack) // 4
     for part in range(parts - 1, -1, -1):
         own = headers(part_header(h, part))[0]
-        last = (own.initials - h.stack) // 4 + own.initial_count - 1
-        for i in range(own.initial_count):
-            initials[first - 1 - i] = initials[last - i]
-        first -= own.initial_count
-        h.initial_count += own.initial_count
-        for number in range(own.lowest, own.highest + 1):
-            if work[number].stamp == own.generation:
-                work[number].stamp = h.generation
-    h.initials = h.stack + 4 * first
+        last = (own.list - h.stack) // 4 + own.listed - 1
+        for i in range(own.listed):
+            listed[first - 1 - i] = listed[last - i]
+            bundles[listed[first - 1 - i]].stamp = h.generation
+        first -= own.listed
+        h.listed += own.listed
+    h.list = h.stack + 4 * first
 
 
 @external("int64(int64)")
@@ -173,7 +172,6 @@ def mark_by_parts(context):  # type: ignore[no-untyped-def]
     if not h.is_divisible or not is_worth_it(h, time_of_rest, most):
         join_stretches(h, parts)
         return 1
-    h.rest = rest
     for part in range(parts):
         h.pending -= headers(part_header(h, part))[0].pending
     return parts

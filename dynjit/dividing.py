@@ -23,16 +23,14 @@ def may_be_divided(h):  # type: ignore[no-untyped-def]
 
 @external("int64(int64, int64, int64)")
 def divide(context, targets, count):  # type: ignore[no-untyped-def]
-    """Stamps the nodes that the targets need and that have no value yet, and divides them.
+    """Stamps the bundles that the targets need and that have no value yet, and divides them.
 
-    Returns how many parts that makes, at least 1; each has a stamp of its own.  The others, of which number `h.rest` is
-    the first, have the graph's.
+    Returns how many parts that makes, at least 1; each has a stamp of its own.  The others have the graph's.
     """
     h = headers(context)[0]
     want_targets(context, targets, count)
     if h.waiting == 0 or not may_be_divided(h):
         mark(context, 0)
-        h.rest = h.lowest
         return 1
     parts = mark_by_parts(context) if count == 1 else 0
     h.is_cut = parts > 1
@@ -43,7 +41,6 @@ def divide(context, targets, count):  # type: ignore[no-untyped-def]
     if not h.is_cut:
         parts = divide_by_pieces(context)
     if parts == 1:
-        h.rest = h.lowest
         return 1
     shadowed, h.shadows = h.shadows + 0, 0
     for i in range((parts - 1) * shadowed):

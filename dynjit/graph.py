@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dynjit import cpu, frontend, kernels, op, plan, subscripts, threads
+from dynjit import bundles, cpu, frontend, kernels, op, plan, subscripts, threads
 from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
 from dynjit.errors import NoCudaError, ShapeError, StaleExpressionError, located
 from dynjit.families import FAMILIES
@@ -33,6 +33,7 @@ Native: Any = None
 NUMBERS = (int, float, np.integer, np.floating)
 MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count", "argument_count",
           "value_top")  # fmt: skip
+FORMED = ("formed", "bundle_count", "step_count", "pattern_count")
 
 
 def values_at(start: int, count: int) -> np.ndarray:
@@ -124,7 +125,7 @@ class ComputationGraph(NodesByNumber):
         if self.peak > 1 << 22 and used < self.peak // 8:
             self.storage.shrink(used, int(header["node_count"]))
             self.peak = used
-        for name in ("node_count", "arg_count", "data_count"):
+        for name in ("node_count", "arg_count", "data_count", *FORMED):
             header[name] = 0
         self._drop_plan()
         header["value_top"] = header["value_base"]
@@ -162,6 +163,7 @@ class ComputationGraph(NodesByNumber):
             return
         count, mark = self.checkpoints.pop()
         self._return_to(mark)
+        bundles.cut_at.call(self.address, count)
         dropped = self.nodes[count : int(self.header["node_count"])]
         for name, value in (("signature", 0), ("shape", -1), ("arity", 0), ("flags", 0), ("value", -1)):
             dropped[name] = value
@@ -311,6 +313,8 @@ class ComputationGraph(NodesByNumber):
         codes = op.SIGNATURES["op"][made["signature"]]
         self.header["stops"] = 1
         made["flags"][~np.isin(codes, (leaf.PARAMETER.code, leaf.LOOKUP_TABLE.code))] = FROZEN
+        bundles.cut_at.call(self.address, first)
+        self.header["formed"] = min(first, self.header["formed"])
 
     def backward(self, index: int, full: bool = False) -> None:
         """Adds the gradients of a node's value to those of parameters; `full`: find those of inputs, too.
@@ -369,7 +373,8 @@ class ComputationGraph(NodesByNumber):
         if not header["overwritten"]:
             return False
         self.storage.args[: int(header["arg_count"])] = self.recorded_args()
-        header["overwritten"] = header["merged"] = 0
+        for name in ("overwritten", "merged", *FORMED):
+            header[name] = 0
         nodes = self.nodes[: int(header["node_count"])]
         nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
         self._drop_plan()

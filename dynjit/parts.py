@@ -23,19 +23,20 @@ from dynjit.arena import (
     KEY,
     NEEDS_GRADIENT,
     SHADOWS,
+    bundles_at,
     calls_at,
     headers,
     int32s,
     int64s,
     nodes_at,
-    operators_at,
     parts_at,
     signatures_at,
+    steps_at,
     works_at,
 )
-from dynjit.calls import is_shared, new_call, take
+from dynjit.bundles import is_parameter
+from dynjit.calls import new_call, np_int, take
 from dynjit.jit import external, helper
-from dynjit.merging import is_parameter
 from dynjit.threads import MOST, thread_count, waking, wide
 
 HEADER_WORDS, CALL_WORDS, KEY_BYTES = HEADER_BYTES // 8, CALL.itemsize // 8, KEY.itemsize
@@ -66,25 +67,17 @@ def copy_header(context, part):  # type: ignore[no-untyped-def]
 
 
 @helper
-def needs_shadow(h, node, k):  # type: ignore[no-untyped-def]
-    """Whether an operand is a parameter whose gradient does not wait for the end."""
-    source = int32s(h.args)[node.args + k]
-    shared = operators_at(h.operators)[signatures_at(h.signatures)[node.signature].op].shared
-    needed = nodes_at(h.nodes)[source].flags & NEEDS_GRADIENT != 0
-    return needed and is_parameter(h, source) and not is_shared(shared, k, node.arity)
-
-
-@helper
-def may_be_shared(h, node, k):  # type: ignore[no-untyped-def]
+def may_be_shared(h, source):  # type: ignore[no-untyped-def]
     """Whether parts may have an operand in common that has a value; lists the parameters that need shadows."""
-    nodes, work, source = nodes_at(h.nodes), works_at(h.work), int32s(h.args)[node.args + k]
-    if not needs_shadow(h, node, k):
-        return is_parameter(h, source) or nodes[source].flags & NEEDS_GRADIENT == 0
-    if h.shadows == MOST_SHADOWS or signatures_at(h.signatures)[nodes[source].signature].size > SMALL:
+    known, work = nodes_at(h.nodes)[source], works_at(h.work)[source]
+    if known.flags & NEEDS_GRADIENT == 0:
+        return True
+    is_large = signatures_at(h.signatures)[known.signature].size > SMALL
+    if h.shadows == MOST_SHADOWS or is_large or not is_parameter(h, source):
         return False
     int32s(h.heap)[h.shadows] = source
-    work[source].stamp = -h.whole_generation  # it is listed
-    work[source].start = h.shadows
+    work.listed = h.whole_generation
+    work.place = h.shadows
     h.shadows += 1
     return True
 
@@ -118,17 +111,20 @@ def add_shadow(context, source):  # type: ignore[no-untyped-def]
 def read_shadows(context, part):  # type: ignore[no-untyped-def]
     """Lets the nodes of a part read its shadows of parameters; `context`: the part's header."""
     h = headers(context)[0]
-    nodes, args, work, twins = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.twins)
-    listed, first = -h.whole_generation, h.node_capacity + (part - 1) * (h.shadows // (h.parts - 1))
-    for number in range(h.lowest, h.highest + 1):
-        if work[number].stamp != h.generation:
+    args, work, bundles, twins = int32s(h.args), works_at(h.work), bundles_at(h.bundles), int32s(h.twins)
+    steps, patterns, listed = steps_at(h.steps), int32s(h.patterns), int32s(h.list)
+    first = h.node_capacity + (part - 1) * (h.shadows // (h.parts - 1))
+    for i in range(h.listed):
+        own = bundles[listed[i]]
+        path = steps[own.step]
+        if own.stamp != h.generation:  # of another part
             continue
-        node = nodes[number]
-        for k in range(node.arity):
-            source = args[node.args + k]
-            if work[source].stamp == listed and needs_shadow(h, node, k):
-                args[node.args + k] = first + work[source].start
-                twins[2 * h.merged] = node.args + k
+        for at in range(path.lists + path.outer_count, path.lists + path.outer_count + path.bias_count):
+            edge = own.args + patterns[at]
+            source = np_int(args[edge])
+            if work[source].listed == h.whole_generation:
+                args[edge] = first + work[source].place
+                twins[2 * h.merged] = edge
                 twins[2 * h.merged + 1] = source
                 h.merged += 1
                 h.overwritten += 1
@@ -150,6 +146,7 @@ def has_room(h, parts):  # type: ignore[no-untyped-def]
     operands = h.arg_count - nodes_at(h.nodes)[h.lowest].args  # or fewer
     numbers = 16 * h.room + parts * MOST_SHADOWS * (SMALL + 16)
     is_half_free = 2 * h.node_count <= h.node_capacity and 2 * h.arg_count <= h.arg_capacity
+    is_half_free = is_half_free and parts * h.step_count <= h.node_capacity
     return h.value_top + numbers <= h.value_end and 4 * (h.pending + operands) <= h.node_capacity and is_half_free
 
 
@@ -168,7 +165,7 @@ def renew_header(h, context, part):  # type: ignore[no-untyped-def]
     """Brings a part's header up to date, but for what is known of the part's own nodes."""
     own = headers(part_header(h, part))[0]
     lowest, highest, pending, room = own.lowest + 0, own.highest + 0, own.pending + 0, own.room + 0
-    args, data, initials, initial_count = own.arg_count + 0, own.data_count + 0, own.initials + 0, own.initial_count + 0
+    args, data, first, listed = own.arg_count + 0, own.data_count + 0, own.list + 0, own.listed + 0
     copy_header(context, part)
     own.lowest = lowest
     own.highest = highest
@@ -176,8 +173,8 @@ def renew_header(h, context, part):  # type: ignore[no-untyped-def]
     own.room = room
     own.arg_count = args
     own.data_count = data
-    own.initials = initials
-    own.initial_count = initial_count
+    own.list = first
+    own.listed = listed
 
 
 @external("void(int64, int64)")
@@ -185,6 +182,7 @@ def start_parts(context, parts):  # type: ignore[no-untyped-def]
     """Gives each part a place for its results, and for all else that planning makes, behind the part before."""
     h = headers(context)[0]
     nodes, operands, indices, numbers = 0, 0, 0, (h.value_top + 15) & ~15
+    h.most_keys = max(h.most_keys, parts * h.step_count)
     for part in range(parts):
         renew_header(h, context, part)
         own, known = headers(part_header(h, part))[0], parts_at(h.part_table)[part]
@@ -197,7 +195,7 @@ def start_parts(context, parts):  # type: ignore[no-untyped-def]
         own.data_count = h.data_count + indices
         own.merged = h.merged + operands
         own.value_top = numbers
-        own.keys = h.keys + nodes * KEY_BYTES
+        own.keys = h.keys + part * h.step_count * KEY_BYTES
         own.heap = h.heap + 4 * nodes
         own.ready = h.ready + 4 * nodes
         own.slots = h.slots + 4 * (4 * nodes + 16 * part)
@@ -217,18 +215,16 @@ def start_parts(context, parts):  # type: ignore[no-untyped-def]
 def start_rest(context):  # type: ignore[no-untyped-def]
     """Counts for the nodes of the rest which of their operands are still to come: only those in the rest."""
     h = headers(context)[0]
-    nodes, args, work, initials = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int32s(h.stack)
-    h.initials = h.stack
-    h.initial_count = 0
-    for number in range(h.rest, h.highest + 1):
-        own, node = work[number], nodes[number]
+    args, bundles, bundle_of = int32s(h.args), bundles_at(h.bundles), int32s(h.bundle_of)
+    patterns, listed = int32s(h.patterns), int32s(h.list)
+    for i in range(h.listed):
+        own = bundles[listed[i]]
+        path = steps_at(h.steps)[own.step]
         if own.stamp == h.generation:
             own.unmet = 0
-            for edge in range(node.args, node.args + node.arity):
-                own.unmet += work[args[edge]].stamp == h.generation
-            if own.unmet == 0:
-                initials[h.initial_count] = number
-                h.initial_count += 1
+            for at in range(path.lists, path.lists + path.outer_count):
+                source = args[own.args + patterns[at]]
+                own.unmet += bundles[bundle_of[source]].stamp == h.generation
 
 
 # ---- planned parts ---------------------------------------------------------------------------------------------------

@@ -1,71 +1,70 @@
-"""Pieces: nodes that share operands, in graphs whose parts do not lie one behind the other.
+"""Pieces: bundles that share operands, in graphs whose parts do not lie one behind the other.
 
-A pass upwards with union-find: nodes that share operands are of one piece, unless it would become larger than a
-thread's share; a node that joins such pieces, and all above it, is of the rest.  Pieces are dealt out in order.
+A pass upwards with union-find: bundles that share operands are of one piece, unless it would become larger than a
+thread's share; one that joins such pieces, and all above it, is of the rest.  Pieces are dealt out in order.
 """
 
 from __future__ import annotations
 
-from dynjit.arena import headers, int32s, int64s, nodes_at, signatures_at, works_at
+from dynjit.arena import bundles_at, headers, int32s, int64s, nodes_at, steps_at
 from dynjit.calls import np_int
 from dynjit.jit import external, helper
 from dynjit.parts import MANY, copy_header, is_worth_it, part_header, pays
 from dynjit.threads import MOST, thread_count, wake
 
-REST = -1  # the piece of nodes that join parts
+REST = -1  # the piece of bundles that join parts
 OF_PART = -2  # minus the number of a part: instead of a parent, at the root of a piece
 
 
 @helper
-def root_of(work, number):  # type: ignore[no-untyped-def]
-    """The first node of a node's piece; REST if it is in none."""
+def root_of(bundles, number):  # type: ignore[no-untyped-def]
+    """The first bundle of a bundle's piece; REST if it is in none."""
     own = np_int(number)
-    while work[own].key >= 0 and work[own].key != own:
-        parent = np_int(work[own].key)
-        work[own].key = work[parent].key  # a shorter way for the next
+    while bundles[own].link >= 0 and bundles[own].link != own:
+        parent = np_int(bundles[own].link)
+        bundles[own].link = bundles[parent].link  # a shorter way for the next
         own = parent
-    return own if work[own].key >= 0 else np_int(REST)
+    return own if bundles[own].link >= 0 else np_int(REST)
 
 
 @external("int64(int64, int64)")
 def find_pieces(context, most):  # type: ignore[no-untyped-def]
-    """Makes pieces of the stamped nodes; what joins pieces that together would take longer than `most` is of the rest.
+    """Makes pieces of the listed bundles; what joins pieces that together would take longer than `most` is of the rest.
 
-    The time of a piece lies behind `arguments`, by its first node.  Returns the time of the rest.
+    The time of a piece lies behind `arguments`, by its first bundle.  Returns the time of the rest.
     """
     h = headers(context)[0]
-    nodes, args, work, times = nodes_at(h.nodes), int32s(h.args), works_at(h.work), int64s(h.arguments)
-    signatures, first, rest = signatures_at(h.signatures), h.argument_count - h.lowest, 0
-    for number in range(h.lowest, h.highest + 1):
-        own = work[number]
-        if own.stamp != h.generation:
-            continue
-        node, root = nodes[number], np_int(number)
-        time = signatures[node.signature].time
-        own.key = number
-        for k in range(node.arity):
-            source = args[node.args + k]
-            if work[source].stamp != h.generation:
+    nodes, args, bundles, bundle_of = nodes_at(h.nodes), int32s(h.args), bundles_at(h.bundles), int32s(h.bundle_of)
+    patterns, listed, times = int32s(h.patterns), int32s(h.list), int64s(h.arguments + 8 * h.argument_count)
+    rest = 0
+    for i in range(h.listed):
+        number = np_int(listed[i])
+        own, root = bundles[number], number
+        path = steps_at(h.steps)[own.step]
+        own.link = number
+        for at in range(path.lists, path.lists + path.outer_count):
+            source = args[own.args + patterns[at]]
+            if nodes[source].value >= 0:
                 continue
-            other = root_of(work, source)
+            other = root_of(bundles, bundle_of[source])
             if root == number:
-                root = other  # a node may always continue a piece
+                root = other  # a bundle may always continue a piece
             elif root == REST:
                 continue
-            elif other != REST and other != root and times[first + root] + times[first + other] <= most:
+            elif other != REST and other != root and times[root] + times[other] <= most:
                 low, high = min(root, other), max(root, other)
-                work[high].key = low
-                times[first + low] += times[first + high]
+                bundles[high].link = low
+                times[low] += times[high]
                 root = low
             elif other != root:
                 root = np_int(REST)
-        own.key = root
+        own.link = root
         if root == REST:
-            rest += time
+            rest += path.time
         elif root == number:
-            times[first + root] = time
+            times[root] = path.time
         else:
-            times[first + root] += time
+            times[root] += path.time
     return rest
 
 
@@ -73,15 +72,15 @@ def find_pieces(context, most):  # type: ignore[no-untyped-def]
 def deal_pieces(context, parts, rest):  # type: ignore[no-untyped-def]
     """Deals the pieces out, in order; says whether it is worth it: 0 or 1."""
     h = headers(context)[0]
-    work, times, first = works_at(h.work), int64s(h.arguments), h.argument_count - h.lowest
+    bundles, listed, times = bundles_at(h.bundles), int32s(h.list), int64s(h.arguments + 8 * h.argument_count)
     part, filled, most, each = 0, 0, 0, (h.time - rest) // parts
-    for number in range(h.lowest, h.highest + 1):
-        if work[number].stamp == h.generation and work[number].key == number:
-            time = times[first + number]
+    for i in range(h.listed):
+        if bundles[listed[i]].link == listed[i]:
+            time = times[listed[i]]
             if filled > 0 and filled + time // 2 > each and part < parts - 1:
                 part += 1
                 filled = 0
-            work[number].key = OF_PART - part
+            bundles[listed[i]].link = OF_PART - part
             filled += time
             most = max(most, filled)
     return part == parts - 1 and is_worth_it(h, rest, most)
@@ -89,10 +88,9 @@ def deal_pieces(context, parts, rest):  # type: ignore[no-untyped-def]
 
 @external("void(int64, int64)")
 def stamp_parts(context, parts):  # type: ignore[no-untyped-def]
-    """Stamps each part's nodes with a number of their own, and counts in its header what it needs; the rest stays."""
+    """Stamps each part's bundles with a number of their own, and counts in its header what it needs; the rest stays."""
     h = headers(context)[0]
-    nodes, work, signatures = nodes_at(h.nodes), works_at(h.work), signatures_at(h.signatures)
-    h.rest = h.highest
+    bundles, listed = bundles_at(h.bundles), int32s(h.list)
     for part in range(parts):
         copy_header(context, part)
         own_header = headers(part_header(h, part))[0]
@@ -100,32 +98,24 @@ def stamp_parts(context, parts):  # type: ignore[no-untyped-def]
         own_header.arg_count = 0
         own_header.data_count = 0
         own_header.room = 0
-    for number in range(h.lowest, h.highest + 1):
-        own = work[number]
-        if own.stamp != h.generation:
-            continue
-        node, root = nodes[number], np_int(number)
-        while work[root].key >= 0:
-            root = np_int(work[root].key)
-        if work[root].key == REST:
-            h.rest = min(h.rest, number)
-            continue
-        part = OF_PART - work[root].key
-        q, own_header = signatures[node.signature], headers(part_header(h, part))[0]
-        own.stamp = h.generation + 1 + part
-        if own_header.pending == 0:
-            own_header.lowest = number
-        own_header.highest = number
-        own_header.pending += 1
-        own_header.arg_count += node.arity
-        own_header.data_count += q.ids
-        own_header.room += q.room
-        h.pending -= 1
+    for i in range(h.listed):
+        own, root = bundles[listed[i]], np_int(listed[i])
+        while bundles[root].link >= 0:
+            root = np_int(bundles[root].link)
+        if bundles[root].link != REST:
+            part = OF_PART - bundles[root].link
+            path, own_header = steps_at(h.steps)[own.step], headers(part_header(h, part))[0]
+            own.stamp = h.generation + 1 + part
+            own_header.pending += path.position + 1
+            own_header.arg_count += path.operands
+            own_header.data_count += path.ids
+            own_header.room += path.room
+            h.pending -= path.position + 1
 
 
 @external("int64(int64)")
 def divide_by_pieces(context):  # type: ignore[no-untyped-def]
-    """Makes parts of the stamped nodes if it is worth it; returns how many parts that makes, at least 1."""
+    """Makes parts of the listed bundles if it is worth it; returns how many parts that makes, at least 1."""
     h = headers(context)[0]
     parts = max(thread_count(), min(h.pending // MANY, MOST))
     if parts == 1 or not h.is_divisible or not pays(h, parts):

@@ -1,9 +1,9 @@
-"""From pending nodes to groups: which nodes run together, and in which order.
+"""From pending bundles to groups: which nodes run together, and in which order.
 
-Nodes of equal *group key* (signature, flags, identity of shared operands) that are ready together form a group.
-Products wait while anything else is ready, for they gain most from each other.  Among equals the key whose nodes are on
-average farthest from the target goes first, so that nodes that nothing waits for (losses, output layers) gather until
-all of them are ready.
+Bundles that begin with the same step and are ready together run as a *wave*: of each of their steps, the nodes form a
+group.  Bundles that begin with a product wait while anything else is ready, for they gain most from each other.  Among
+equals those that are on average farthest from the target go first, so that nodes that nothing waits for (losses, output
+layers) gather until all of them are ready.
 
 A result that one node alone needs, and no gradient, lies where that node may put its own: W x in b + W x, and that in
 its tanh.  Such a node *takes* its operand's place; the operand has no value any more, and is computed anew if it is
@@ -13,155 +13,144 @@ asked for.  Less memory is less time: a step of a network is mostly reading and 
 from __future__ import annotations
 
 from dynjit.arena import (
+    BUNDLE,
     HEADER_BYTES,
     NODE,
-    WORK,
+    bundles_at,
     headers,
     int32s,
     int64s,
     keys_at,
-    mixed,
     nodes_at,
-    operators_at,
     signatures_at,
-    works_at,
+    steps_at,
 )
-from dynjit.calls import has_stacked, is_shared, np_int, place_alone, place_group
+from dynjit.bundles import NOBODY, last_of, position_of
+from dynjit.calls import np_int, place_alone, place_group
 from dynjit.dividing import divide
 from dynjit.jit import address_of, external, helper, inline, prefetch
 from dynjit.merging import merge_equals
 from dynjit.parts import DIRECT, join_parts, part_header, read_shadows, start_rest
 from dynjit.threads import MOST, share
 
-NEAR = 4  # so many nodes ahead is asked for what is known of them
+NEAR = 4  # so many bundles ahead is asked for what is known of their consumers
 OUT_OF_MEMORY = -2
-NODE_BYTES, WORK_BYTES = NODE.itemsize, WORK.itemsize
+NODE_BYTES, BUNDLE_BYTES = NODE.itemsize, BUNDLE.itemsize
 
 
-@inline
-def taken(h, node, possible):  # type: ignore[no-untyped-def]
-    """The operand whose place a node takes, out of `possible` ones, or -1."""
-    args, work = int32s(h.args), works_at(h.work)
-    if possible and h.overwriting:
-        for k in range(node.arity):
-            own = work[args[node.args + k]]
-            if (possible >> k) & 1 and own.stamp == h.generation and own.uses == 1:
-                return k
-    return -1
-
-
-@inline
-def key_code(h, node, shared):  # type: ignore[no-untyped-def]
-    """Hash of a node's group key; `shared`: bits of the shared operands."""
-    args = int32s(h.args)
-    code = mixed(node.signature, node.flags)
-    if shared:
-        for k in range(node.arity):
-            if is_shared(shared, k, node.arity):
-                code = mixed(code, args[node.args + k])
-    return code
-
-
-@inline
-def same_key(h, a, b, shared):  # type: ignore[no-untyped-def]
-    """Whether two nodes have the same group key, compared in full."""
-    if a.signature != b.signature or a.flags != b.flags:
-        return False
-    args = int32s(h.args)
-    if shared:
-        for k in range(a.arity):
-            if is_shared(shared, k, a.arity) and args[a.args + k] != args[b.args + k]:
-                return False
-    return True
+# ---- keys ------------------------------------------------------------------------------------------------------------
 
 
 @helper
-def make_ready(h, number):  # type: ignore[no-untyped-def]
-    """Appends a node to its key's ready nodes; says whether it is the only one that waits."""
-    key = keys_at(h.keys)[works_at(h.work)[number].key]
-    int32s(h.ready)[key.first + key.ready] = number
-    key.ready += 1
-    return key.ready == key.done + 1
+def key_of(h, step):  # type: ignore[no-untyped-def]
+    """What this plan knows of the bundles with a step; nothing yet if none was met."""
+    key = keys_at(h.keys)[step]
+    if key.stamp != h.generation:
+        key.stamp = h.generation
+        key.height = 0
+        key.bundles = 0
+        key.count = 0
+        key.ends = 0
+        key.ready = 0
+        key.started = 0
+        key.waiting = 0
+        key.done = 0
+        key.takes = -1
+        key.free = -1
+    return key
 
 
 @inline
-def key_of(h, number, size, count):  # type: ignore[no-untyped-def]
-    """The key of a node, out of `count` keys in a hash table of `size` slots; `count` itself if it is new."""
-    nodes, slots, keys = nodes_at(h.nodes), int32s(h.slots), keys_at(h.keys)
-    node, slot = nodes[number], -1
-    q = signatures_at(h.signatures)[node.signature]
-    shared, takes = operators_at(h.operators)[q.op].shared, taken(h, node, q.takes)
-    if q.alone == 0:
-        slot = key_code(h, node, shared) & (size - 1)
-        # a slot is in use if the key that it names says so: the table need not be cleared
-        while slots[slot] < count and keys[slots[slot]].slot == slot:
-            known = keys[slots[slot]]
-            if (known.takes == takes or known.is_product) and same_key(h, nodes[known.node], node, shared):
-                if known.takes != takes:  # rather all products with places of their own than two groups
-                    known.takes = -1
-                return np_int(slots[slot])
-            slot = (slot + 1) & (size - 1)
-        slots[slot] = count
-    key = keys[count]
-    key.slot = slot
-    key.node = number
-    key.count = 0
-    key.ready = 0
-    key.done = 0
-    key.height = 0
-    key.takes = takes
-    # operands are weights and what they are applied to: such nodes gain most from each other
-    key.is_product = shared != 0 and has_stacked(shared, node.arity)
-    return count
+def taken(h, bundle, possible):  # type: ignore[no-untyped-def]
+    """The operand whose place the first node of a bundle takes, out of `possible` ones, or -1."""
+    if possible and h.overwriting:
+        nodes, args, bundle_of = nodes_at(h.nodes), int32s(h.args), int32s(h.bundle_of)
+        node = nodes[bundle.node]
+        for k in range(node.arity):
+            source = args[node.args + k]
+            if (possible >> k) & 1 and nodes[source].value < 0:
+                own = bundles_at(h.bundles)[bundle_of[source]]
+                path, position = steps_at(h.steps)[own.step], position_of(h, own.node, source, own.gaps)
+                is_alone = steps_at(h.steps)[bundle.step].same_count == 0
+                if is_alone and own.stamp == h.generation and ((path.sinks & ~own.twice & ~path.kept) >> position) & 1:
+                    return k
+    return -1
 
 
-@external("void(int64, int64)")
-def assign_keys(context, lowest):  # type: ignore[no-untyped-def]
-    """Gives each stamped node its key, and each key room for the list of its ready nodes."""
+@external("void(int64)")
+def count_bundles(context):  # type: ignore[no-untyped-def]
+    """Finds out how many bundles have each step in common, and which steps take the place of an operand."""
     h = headers(context)[0]
-    work, keys = works_at(h.work), keys_at(h.keys)
-    size = 16
-    while size < 2 * h.pending:
-        size *= 2
-    count = 0
-    for number in range(lowest, h.highest + 1):
-        own = work[number]
+    bundles, steps, patterns, listed = bundles_at(h.bundles), steps_at(h.steps), int32s(h.patterns), int32s(h.list)
+    signatures, last, room = signatures_at(h.signatures), np_int(-1), 0
+    for i in range(h.listed):
+        own = bundles[listed[i]]
         if own.stamp == h.generation:
-            own.key = key_of(h, number, size, count)
-            count += own.key == count
-            key = keys[own.key]
-            key.count += 1
-            key.height += own.height
-    room = 0
-    for key in range(count):
-        keys[key].first = room
-        room += keys[key].count
+            path, key = steps[own.step], key_of(h, own.step)
+            key.ends += 1
+            key.free &= path.once & ~own.wanted
+            last = max(last, np_int(own.step))
+            root = key_of(h, path.root)
+            takes = taken(h, own, signatures[steps[path.root].signature].takes)
+            root.takes = takes if root.bundles == 0 or root.takes == takes else -1
+            root.bundles += 1
+            root.height += own.height + path.levels
+    for step in range(last, -1, -1):
+        key = keys_at(h.keys)[step]
+        if key.stamp != h.generation:
+            continue
+        key.first = room
+        room += key.ends
+        key.count += key.ends
+        if steps[step].parent != NOBODY:
+            parent = key_of(h, steps[step].parent)
+            parent.count += key.count
+            parent.free &= key.free
+            possible = signatures[steps[step].signature].takes if h.overwriting else 0
+            for k in range(steps[step].arity if possible else 0):
+                pattern = patterns[steps[step].pattern + k]
+                if key.takes < 0 and (possible >> k) & 1 and pattern >= 0 and (key.free >> pattern) & 1:
+                    key.takes = k
+
+
+# ---- order -----------------------------------------------------------------------------------------------------------
+
+
+@helper
+def make_ready(h, bundle):  # type: ignore[no-untyped-def]
+    """Appends a bundle to the ready ones of its last step; says whether it is the only one of its first that waits."""
+    step = bundles_at(h.bundles)[bundle].step
+    key, root = keys_at(h.keys)[step], keys_at(h.keys)[steps_at(h.steps)[step].root]
+    int32s(h.ready)[key.first + key.ready] = bundle
+    key.ready += 1
+    root.waiting += 1
+    return root.waiting == 1
 
 
 @helper
 def before(h, a, b):  # type: ignore[no-untyped-def]
-    """Whether key a goes before key b: it is no product, or its nodes are on average farther from the target."""
-    keys = keys_at(h.keys)
-    if keys[a].is_product != keys[b].is_product:
-        return keys[b].is_product != 0
-    left, right = keys[a].height * keys[b].count, keys[b].height * keys[a].count
+    """Whether step a goes before step b: it is no product, or its bundles are on average farther from the target."""
+    keys, steps = keys_at(h.keys), steps_at(h.steps)
+    if steps[a].is_product != steps[b].is_product:
+        return steps[b].is_product != 0
+    left, right = keys[a].height * keys[b].bundles, keys[b].height * keys[a].bundles
     return left > right or (left == right and a > b)
 
 
 @helper
-def push(h, size, key):  # type: ignore[no-untyped-def]
-    """Adds a key to the heap of `size` keys."""
+def push(h, size, step):  # type: ignore[no-untyped-def]
+    """Adds a step to the heap of `size` first steps of bundles that wait."""
     heap = int32s(h.heap)
     i = np_int(size)
-    while i > 0 and before(h, key, heap[(i - 1) // 2]):
+    while i > 0 and before(h, step, heap[(i - 1) // 2]):
         heap[i] = heap[(i - 1) // 2]
         i = (i - 1) // 2
-    heap[i] = key
+    heap[i] = step
 
 
 @external("int64(int64, int64)")
 def pop(context, size):  # type: ignore[no-untyped-def]
-    """Takes the first key from the heap of `size` keys."""
+    """Takes the first step from the heap of `size` steps."""
     h = headers(context)[0]
     heap = int32s(h.heap)
     result, last = heap[0], heap[size - 1]
@@ -180,71 +169,124 @@ def pop(context, size):  # type: ignore[no-untyped-def]
 
 
 @helper
-def take_ready(h, key):  # type: ignore[no-untyped-def]
-    """Appends the ready nodes of a key to the order; returns how many.
+def take_ready(h, step, count):  # type: ignore[no-untyped-def]
+    """Appends the ready bundles that end with a step to a wave of `count` bundles; returns how many it has then.
 
-    They are strewn over the graph, so that memory would be waited for at each of them: what is read next is asked for
-    in advance.
+    Their nodes are strewn over the graph, so that memory would be waited for at each: it is asked for in advance.
     """
-    order, ready = int32s(h.order), int32s(h.ready)
-    own, first = keys_at(h.keys)[key], h.order_count
-    count = own.ready - own.done
-    for i in range(count):
-        number = ready[own.first + own.done + i]
-        order[first + i] = number
-        prefetch(h.nodes + number * NODE_BYTES)
-        prefetch(h.work + number * WORK_BYTES)
-    h.order_count += count
+    key, ready, bundles = keys_at(h.keys)[step], int32s(h.ready), bundles_at(h.bundles)
+    wave, numbers = int32s(h.slots), int32s(h.slots + 4 * h.pending)
+    key.wave = count
+    for i in range(key.first + key.started, key.first + key.ready):
+        wave[count] = ready[i]
+        numbers[count] = bundles[ready[i]].node
+        prefetch(h.nodes + numbers[count] * NODE_BYTES)
+        count += 1
+    key.started = key.ready
+    key.stop = count
     return count
 
 
+@external("int64(int64, int64)")
+def collect_wave(context, root):  # type: ignore[no-untyped-def]
+    """Lists the ready bundles that begin with step `root`; those with more in common are neighbours.
+
+    They lie in `slots`, behind them their first nodes, then the steps, each after the step before.  Returns how many
+    steps these are.
+    """
+    h = headers(context)[0]
+    steps, keys, visited = steps_at(h.steps), keys_at(h.keys), int32s(h.slots + 8 * h.pending)
+    count, bundles, step = 0, 0, np_int(root)
+    keys[root].waiting = 0
+    while step != NOBODY:
+        following = np_int(NOBODY)
+        if keys[step].stamp == h.generation:
+            bundles = take_ready(h, step, bundles)
+            visited[count] = step
+            count += 1
+            following = np_int(steps[step].child)
+        while following == NOBODY and step != root:
+            following = np_int(steps[step].sibling)
+            step = np_int(steps[step].parent)
+        step = following
+    for i in range(count - 1, 0, -1):
+        parent = keys[steps[visited[i]].parent]
+        parent.stop = max(parent.stop, keys[visited[i]].stop)
+    return count
+
+
+@external("void(int64, int64)")
+def run_step(context, step):  # type: ignore[no-untyped-def]
+    """Places the nodes with a step of the bundles of the wave that have it."""
+    h = headers(context)[0]
+    nodes, order, numbers = nodes_at(h.nodes), int32s(h.order), int32s(h.slots + 4 * h.pending)
+    key = keys_at(h.keys)[step]
+    first, is_root = h.order_count - key.wave, steps_at(h.steps)[step].parent == NOBODY
+    for i in range(key.wave, key.stop):
+        number = np_int(numbers[i])
+        if not is_root:
+            number += 1
+            while nodes[number].value >= 0:  # a leaf
+                number += 1
+            numbers[i] = number
+        order[first + i] = number
+    count = key.stop - key.wave
+    h.order_count += count
+    place_group(context, step, first + key.wave, count)
+    key.done += count
+
+
 @helper
-def ask_for_consumers(h, i, stop):  # type: ignore[no-untyped-def]
-    """Asks in advance for what is known of consumers of the nodes behind order[i], up to `stop`."""
-    work, order, edges = works_at(h.work), int32s(h.order), int32s(h.consumers)
-    if i + 2 * NEAR < stop:
-        prefetch(h.consumers + 8 * work[order[i + 2 * NEAR]].start)
-    if i + NEAR < stop:
-        edge = work[order[i + NEAR]].start
+def ask_for_consumers(h, i, count):  # type: ignore[no-untyped-def]
+    """Asks in advance for what is known of consumers of the bundles behind number i of a wave of `count` bundles."""
+    bundles, wave, edges = bundles_at(h.bundles), int32s(h.slots), int32s(h.consumers)
+    if i + 2 * NEAR < count:
+        prefetch(h.consumers + 8 * bundles[wave[i + 2 * NEAR]].start)
+    if i + NEAR < count:
+        edge = bundles[wave[i + NEAR]].start
         if edge >= 0:
-            prefetch(h.work + edges[2 * edge] * WORK_BYTES)
+            prefetch(h.bundles + edges[2 * edge] * BUNDLE_BYTES)
 
 
 @external("void(int64)")
 def schedule(context):  # type: ignore[no-untyped-def]
-    """Groups and orders the stamped nodes."""
+    """Groups and orders the nodes of the stamped bundles."""
     h = headers(context)[0]
-    work, keys, order, edges = works_at(h.work), keys_at(h.keys), int32s(h.order), int32s(h.consumers)
-    heap_size, initials = 0, int32s(h.initials)
-    for i in range(h.initial_count):
-        number = initials[i]
-        if work[number].stamp == h.generation and make_ready(h, number):
-            push(h, heap_size, work[number].key)
+    bundles, keys, steps, edges = bundles_at(h.bundles), keys_at(h.keys), steps_at(h.steps), int32s(h.consumers)
+    wave, visited = int32s(h.slots), int32s(h.slots + 8 * h.pending)
+    heap_size, listed = 0, int32s(h.list)
+    for i in range(h.listed):
+        own = bundles[listed[i]]
+        if own.unmet == 0 and own.stamp == h.generation and make_ready(h, np_int(listed[i])):
+            push(h, heap_size, steps[own.step].root)
             heap_size += 1
     while heap_size > 0:
-        key = pop(context, heap_size)
+        root = pop(context, heap_size)
         heap_size -= 1
-        first, group = h.order_count, take_ready(h, key)
-        place_group(context, key, first, group)
-        keys[key].done += group
-        for i in range(first, first + group):
-            ask_for_consumers(h, i, first + group)
-            edge = work[order[i]].start
+        for i in range(collect_wave(context, root)):
+            if keys[visited[i]].stop > keys[visited[i]].wave:
+                run_step(context, visited[i])
+        for i in range(keys[root].stop):
+            ask_for_consumers(h, i, keys[root].stop)
+            own = bundles[wave[i]]
+            own.placed = 1
+            edge = own.start
             while edge >= 0:
-                consumer = edges[2 * edge]
-                if work[consumer].stamp == h.generation:  # it may be of the rest, see parts.py
-                    work[consumer].unmet -= 1
-                    if work[consumer].unmet == 0 and make_ready(h, consumer):
-                        push(h, heap_size, work[consumer].key)
+                consumer = np_int(edges[2 * edge])
+                waiting = bundles[consumer]
+                if waiting.stamp == h.generation:  # it may be of the rest, see parts.py
+                    waiting.unmet -= 1
+                    if waiting.unmet == 0 and make_ready(h, consumer):
+                        push(h, heap_size, steps[waiting.step].root)
                         heap_size += 1
                 edge = edges[2 * edge + 1]
 
 
-@external("void(int64, int64)")
-def plan_groups(context, lowest):  # type: ignore[no-untyped-def]
-    """Groups and orders the stamped nodes, of which number `lowest` is the first."""
-    merge_equals(context, lowest)
-    assign_keys(context, lowest)
+@external("void(int64)")
+def plan_groups(context):  # type: ignore[no-untyped-def]
+    """Groups and orders the stamped bundles."""
+    merge_equals(context)
+    count_bundles(context)
     schedule(context)
 
 
@@ -254,10 +296,23 @@ def plan_part(first_header, part):  # type: ignore[no-untyped-def]
     context = first_header + part * HEADER_BYTES
     if part > 0 and headers(context)[0].shadows > 0:
         read_shadows(context, part)
-    plan_groups(context, headers(context)[0].lowest)
+    plan_groups(context)
 
 
 address_of_plan_part = address_of(plan_part)
+
+
+@external("void(int64)")
+def plan_directly(context):  # type: ignore[no-untyped-def]
+    """Calls the nodes of the stamped bundles one by one, as they were recorded."""
+    h = headers(context)[0]
+    bundles, nodes, listed = bundles_at(h.bundles), nodes_at(h.nodes), int32s(h.list)
+    for i in range(h.listed):
+        own = bundles[listed[i]]
+        own.placed = 1
+        for number in range(own.node, last_of(h, own) + 1):
+            if nodes[number].value < 0:
+                place_alone(context, number)
 
 
 @external("int64(int64, int64, int64)")
@@ -275,22 +330,20 @@ def plan(context, targets, count):  # type: ignore[no-untyped-def]
     h.whole = int64s(targets)[0] if count == 1 and orders == 0 else -1
     h.first_result = top
     if parts == 1 and (h.pending <= DIRECT or h.autobatch == 0):
-        for number in range(h.lowest, h.highest + 1):
-            if works_at(h.work)[number].stamp == h.generation:
-                place_alone(context, number)
+        plan_directly(context)
     else:
         if parts > 1:
             share(address_of_plan_part(), part_header(h, 0), 0, parts, h.time)
             join_parts(context, parts)
             start_rest(context)
-        plan_groups(context, h.rest)
-    first_stamp = h.generation + 0
+        h.most_keys = max(h.most_keys, h.step_count)
+        plan_groups(context)
     h.generation += MOST  # the parts' stamps are used up, too
     if h.value_top <= h.value_end:
-        h.planned = h.highest + 1
+        h.planned = max(h.planned, h.highest + 1)
         return 0
     for number in range(h.lowest, h.highest + 1):  # as before
-        if works_at(h.work)[number].stamp >= first_stamp:
+        if nodes_at(h.nodes)[number].value >= top:
             nodes_at(h.nodes)[number].value = -1
     h.parts = had_parts
     h.order_count = orders
