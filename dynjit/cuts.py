@@ -47,7 +47,7 @@ def cut_near(h, wanted, reach, rest):  # type: ignore[no-untyped-def]
     nearest, lowest, bundles, bundle_of = 0, NOWHERE, bundles_at(h.bundles), int32s(h.bundle_of)
     for number in range(min(wanted + reach, rest - 1), max(wanted - reach, h.planned), -1):
         lowest = min(lowest, lowest_pending(h, number))
-        if lowest >= number and (bundle_of[number] < 0 or bundles[bundle_of[number]].node == number):
+        if lowest >= number and bundle_of[number] >= 0 and bundles[bundle_of[number]].node == number:
             if nearest == 0 or abs(number - wanted) < nearest - wanted:
                 nearest = number
             if number <= wanted:

@@ -147,9 +147,9 @@ def twin_of(h, number):  # type: ignore[no-untyped-def]
     own, edges, edge, left = bundles[number], int32s(h.consumers), np_int(-1), MOST_CONSUMERS
     path, first = steps_at(h.steps)[own.step], nodes_at(h.nodes)[own.node].args
     for i in range(path.lists, path.lists + path.outer_count):
-        source = bundles[bundle_of[args[first + patterns[i]]]]
-        if source.stamp == h.generation and source.equal & HAS_TWIN:
-            edge = np_int(source.link)
+        needed = np_int(bundle_of[args[first + patterns[i]]])
+        if needed >= 0 and bundles[needed].stamp == h.generation and bundles[needed].equal & HAS_TWIN:
+            edge = np_int(bundles[needed].link)
     while edge >= 0 and left > 0:
         other = np_int(edges[2 * edge])
         if bundles[other].node < own.node and bundles[other].stamp == h.generation and equal(h, bundles[other], own):

@@ -223,8 +223,8 @@ def start_rest(context):  # type: ignore[no-untyped-def]
         if own.stamp == h.generation:
             own.unmet = 0
             for at in range(path.lists, path.lists + path.outer_count):
-                source = args[own.args + patterns[at]]
-                own.unmet += bundles[bundle_of[source]].stamp == h.generation
+                needed = bundle_of[args[own.args + patterns[at]]]
+                own.unmet += needed >= 0 and bundles[needed].stamp == h.generation
 
 
 # ---- planned parts ---------------------------------------------------------------------------------------------------
