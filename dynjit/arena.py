@@ -56,7 +56,7 @@ STEP = np.dtype(
         for name in (
             "signature", "flags", "arity", "pattern", "child", "sibling", "kind", "position", "outers", "parent",
             "root", "bucket", "is_product", "lists", "outer_count", "bias_count", "same_count", "levels", "operands",
-            "ids", "numbers", "unused",
+            "ids", "numbers", "restart",
         )
     ]
     + [(name, "i8") for name in ("time", "room", "sinks", "once", "kept")]
@@ -81,7 +81,7 @@ COUNTERS = (
     "parts", "is_part", "lowest", "shadows", "is_divisible", "is_cut",
     "waiting", "whole_generation", "planned", "formed", "bundle_count", "step_count",
     "pattern_count", "most_keys",
-    "listed", "levels", "time", "room", "part_time", "first_result", "era",
+    "listed", "strewn", "levels", "time", "room", "part_time", "first_result", "era",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (

@@ -145,17 +145,17 @@ def goes_on(h, node, i, takes):  # type: ignore[no-untyped-def]
 
 
 @external("int64(int64, int64, int64, int64, int64)")
-def run_length(context, first, stop, takes, outers):  # type: ignore[no-untyped-def]
+def run_length(context, first, stop, takes, is_regular):  # type: ignore[no-untyped-def]
     """How many nodes from order[first] on have operands that lie end to end, or stay where they are.
 
-    outers: operands from other bundles than the nodes'; the others lie alike for all nodes.
+    is_regular: whether each operand of all of them is as far from the one before as that of the second.
     """
     h = headers(context)[0]
     nodes, order, data = nodes_at(h.nodes), int32s(h.order), int64s(h.data)
     head, count = nodes[order[first]], stop - first
     if count == 1 or not set_steps(h, head, nodes[order[first + 1]], takes):
         return 1
-    if outers > 0:
+    if not is_regular:
         i = 2
         while i < count and goes_on(h, nodes[order[first + i]], i, takes):
             i += 1
@@ -344,13 +344,16 @@ def place_alone(context, number):  # type: ignore[no-untyped-def]
 def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     """Gives the nodes order[first : first + count], which have a step, their memory and their calls.
 
-    key: the number of the step.
+    key: the number of the step.  Results of a step lie end to end, but for views, and those in the place of an operand,
+    of something from another bundle: with these, operands from the same bundle are strewn, too.
     """
     h = headers(context)[0]
     nodes, args, order, keys = nodes_at(h.nodes), int32s(h.args), int32s(h.order), keys_at(h.keys)
     q = signatures_at(h.signatures)[nodes[order[first]].signature]
     operator = operators_at(h.operators)[q.op]
+    step = steps_at(h.steps)[key]
     if operator.flags & op.VIEW:
+        h.strewn |= step.outers > 0
         for i in range(first, first + count):
             nodes[order[i]].value = nodes[args[nodes[order[i]].args]].value
         return
@@ -367,6 +370,7 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
         for i in range(count):
             nodes[order[first + i]].value = start + i * q.size
     else:
+        h.strewn |= int32s(h.patterns)[step.pattern + takes] < 0
         for i in range(count):
             node = nodes[order[first + i]]
             node.value = nodes[args[node.args + takes]].value
@@ -375,9 +379,9 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     if operator.shared:
         call_shared(context, first, count, key, position, keys[key].scratch + position * q.scratch)
     else:
-        i, first_call, outers = first, h.call_count + 0, np_int(steps_at(h.steps)[key].outers)
+        i, first_call, is_regular = first, h.call_count + 0, step.outers == 0 and h.strewn == 0
         while i < first + count:
-            length = run_length(context, i, first + count, takes, outers) if count > 1 else 1
+            length = run_length(context, i, first + count, takes, is_regular) if count > 1 else 1
             index = call_run(context, i, length, takes)
             calls_at(h.calls)[index].scratch = keys[key].scratch + (position + i - first) * q.scratch
             i += length

@@ -21,11 +21,12 @@ from dynjit.arena import (
     steps_at,
     works_at,
 )
-from dynjit.bundles import form_bundles, is_leaf, last_of, part_bundle, position_of, renew_operands
+from dynjit.bundles import form_bundles, last_of, part_bundle, renew_operands
 from dynjit.calls import np_int
 from dynjit.jit import address_of, external, helper, inline
 from dynjit.merging import TARGET
 from dynjit.parts import may_be_shared
+from dynjit.steps import is_leaf, position_of
 
 LAST_STAMP = 1 << 30  # stamps have 32 bits
 

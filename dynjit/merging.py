@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from dynjit.arena import bundles_at, headers, int32s, int64s, mixed, nodes_at, steps_at
-from dynjit.bundles import is_leaf, position_of
 from dynjit.calls import np_int
 from dynjit.jit import external, helper, inline
+from dynjit.steps import node_at, position_of
 from dynjit.views import view_of
 
 LEAST = 256  # pending nodes; in smaller graphs little is equal
@@ -90,13 +90,7 @@ def first_equal(h, number, size):  # type: ignore[no-untyped-def]
 @helper
 def counterpart(h, number, own, first):  # type: ignore[no-untyped-def]
     """The node of bundle `first` that is equal to a node of the equal bundle `own`."""
-    nodes, found, left = nodes_at(h.nodes), number - own.node + first.node, own.gaps + first.gaps
-    if left > 0:
-        left, found = position_of(h, own.node, number, 1), np_int(first.node)
-        while left > 0:
-            found += 1
-            left -= not is_leaf(h, nodes[found])
-    return found
+    return node_at(h, first.node, position_of(h, own.node, number, own.gaps), first.gaps)
 
 
 @helper

@@ -34,9 +34,9 @@ from dynjit.arena import (
     steps_at,
     works_at,
 )
-from dynjit.bundles import is_parameter
 from dynjit.calls import new_call, np_int, take
 from dynjit.jit import external, helper
+from dynjit.steps import is_parameter
 from dynjit.threads import MOST, thread_count, waking, wide
 
 HEADER_WORDS, CALL_WORDS, KEY_BYTES = HEADER_BYTES // 8, CALL.itemsize // 8, KEY.itemsize

@@ -25,12 +25,13 @@ from dynjit.arena import (
     signatures_at,
     steps_at,
 )
-from dynjit.bundles import NOBODY, last_of, position_of
+from dynjit.bundles import last_of
 from dynjit.calls import np_int, place_alone, place_group
 from dynjit.dividing import divide
 from dynjit.jit import address_of, external, helper, inline, prefetch
 from dynjit.merging import merge_equals
 from dynjit.parts import DIRECT, join_parts, part_header, read_shadows, start_rest
+from dynjit.steps import NOBODY, position_of
 from dynjit.threads import MOST, share
 
 NEAR = 4  # so many bundles ahead is asked for what is known of their consumers
@@ -198,6 +199,7 @@ def collect_wave(context, root):  # type: ignore[no-untyped-def]
     steps, keys, visited = steps_at(h.steps), keys_at(h.keys), int32s(h.slots + 8 * h.pending)
     count, bundles, step = 0, 0, np_int(root)
     keys[root].waiting = 0
+    h.strewn = 0
     while step != NOBODY:
         following = np_int(NOBODY)
         if keys[step].stamp == h.generation:

@@ -284,6 +284,21 @@ class Plan:
         found = self.append(BY_NAME["scale"], [found], (min(high - low, 2 * WIDE),))
         return self.append(BY_NAME["add_number"], [found], (low,))
 
+    def by_lane(self) -> list[int]:
+        """The nodes lane after lane, but for what a lane needs of later ones."""
+        order: dict[int, None] = {}
+
+        def visit(number: int) -> None:
+            if number not in order:
+                for operand in self.nodes[number].operands:
+                    visit(operand)
+                order[number] = None
+
+        for lane in range(self.lanes):
+            for row in self.rows:
+                visit(row[lane])
+        return list(order)
+
     def expected(self, number: int, arrays: list[np.ndarray]) -> np.ndarray | None:
         """What the record's reference gives for a node; None if it has none."""
         node = self.nodes[number]
@@ -302,17 +317,19 @@ def planned(program: Program) -> Plan:
 class Graph:
     """A plan's expressions in the current graph.
 
-    twins: of the functions in Python, not of compiled code;  stops: values are asked for on the way.
+    twins: of the functions in Python, not of compiled code;  stops: values are asked for on the way;
+    by_lane: recorded lane after lane, not step after step.
     """
 
-    def __init__(self, plan: Plan, twins: bool = False, stops: bool = False) -> None:
+    def __init__(self, plan: Plan, twins: bool = False, stops: bool = False, by_lane: bool = False) -> None:
         self.plan = plan
-        self.made: list[Any] = []
-        for number, node in enumerate(plan.nodes):
+        self.made: list[Any] = [None] * len(plan.nodes)
+        for number in plan.by_lane() if by_lane else range(len(plan.nodes)):
+            node = plan.nodes[number]
             graph.random_state[1] = STREAMS * number
-            self.made.append(node.make() if node.make else self.called(node, number, twins))
+            self.made[number] = node.make() if node.make else self.called(node, number, twins)
             if stops and number % 5 == 3 and node.operator:
-                self.made[-1].value()
+                self.made[number].value()
 
     def called(self, node: Node, number: int, twins: bool) -> Any:
         assert node.operator is not None

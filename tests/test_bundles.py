@@ -158,3 +158,35 @@ def test_sums_over_many_nodes_are_bundles_of_their_own(model: dy.ParameterCollec
         if call["signature"] != GATHER and op.operators[int(op.SIGNATURES[call["signature"]]["op"])].name == "product"
     ]
     assert products == [sum(range(2, 20))]
+
+
+ORDER = (0, 1, 5, 2, 9, 3, 7, 4, 11, 6, 10, 8)  # the first two are neighbours, the others are not
+CELLS: dict[str, Callable[[Network, int], dy.Expression]] = {
+    # never grouped: a join of mini-batches; a product of weights with a mini-batch of their own
+    "joins": lambda net, i: dy.concatenate_to_batch(
+        [x := dy.tanh(dy.lookup_batch(net.table, [i % 7, (i + 1) % 7])), dy.logistic(x)]
+    ),
+    "batched weights": lambda net, i: net.batch * dy.tanh(net.table[i % 7]),
+    # weights that each bundle computes
+    "own weights": lambda net, i: (x := net.table[i % 7], dy.tanh(net.w + x) * x)[1],
+    # results that do not lie end to end, though each is of the bundle: views, and what takes an operand's place
+    "views": lambda net, i: dy.log_softmax(dy.reshape(net.known[ORDER[i]], (2, 2))),
+    "taken places": lambda net, i: dy.softmax(net.odd[ORDER[i]] + net.late[i]),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_are_computed_each_as_by_itself(model: dy.ParameterCollection, name: str) -> None:
+    net = Network(model)
+
+    def use() -> list[np.ndarray]:
+        words = [dy.lookup(net.table, i % 7) for i in range(STEPS)]
+        net.known, net.odd = ([f(word) + net.b for word in words] for f in (dy.tanh, dy.logistic))
+        net.late = [net.w * word for word in words]
+        dy.forward(net.known)
+        net.batch = net.w + dy.lookup_batch(net.table, [1, 2])
+        cells = [CELLS[name](net, i) for i in range(STEPS)]
+        loss = dy.esum([dy.sum_batches(dy.sum_elems(dy.square(cell))) for cell in cells])
+        return [loss.npvalue(), *net.gradients(loss), *(cell.npvalue() for cell in cells)]
+
+    both(net, use)

@@ -12,7 +12,7 @@ FLOORS = (  # a file imports from lower floors, and on its own floor from those 
     "errors settings jit threads memory textformat names dlpack",
     "shape legacy scalars vectors views routines blas tiles lines op",
     "ops families",
-    "arena kernels calls deferred bundles merging parts marking cuts pieces dividing plan cudakernels",
+    "arena kernels calls deferred steps bundles merging parts marking cuts pieces dividing plan cudakernels",
     "cpu program lowering cublas device gpu cudapasses timing recording slots inputs calling frontend",
     "subscripts tensor nodes graph",
     "initializers sequence graphviz",

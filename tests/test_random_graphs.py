@@ -45,21 +45,24 @@ network: list[Network] = []  # made by the first test
 
 
 class Builder:
-    """A graph in the making: the vectors so far, LSTM states, losses."""
+    """A graph in the making: the vectors so far, LSTM states, losses.
 
-    def __init__(self, net: Network) -> None:
-        self.net = net
+    latest: only so many of the vectors are operands, counted from the last, so that equal steps make equal cells.
+    """
+
+    def __init__(self, net: Network, latest: int = 0) -> None:
+        self.net, self.latest = net, latest
         self.vectors = [dy.inputVector([0.1, -0.2, 0.3, 0.4]), net.b[0] + 0.0]
         self.states = [net.lstm.initial_state()]
         self.losses: list[dy.Expression] = []
 
     def vector(self, i: int) -> dy.Expression:
-        return self.vectors[i % len(self.vectors)]
+        return self.vectors[-1 - i % min(self.latest, len(self.vectors)) if self.latest else i % len(self.vectors)]
 
     def step(self, kind: int, a: int, b: int, c: int) -> None:
         x, y, w = self.vector(a), self.vector(b), self.net.w[c % 3]
         if kind == 0:  # a step of an LSTM, from any state so far
-            self.states.append(self.states[b % len(self.states)].add_input(x))
+            self.states.append(self.states[-1 if self.latest else b % len(self.states)].add_input(x))
             self.vectors.append(self.states[-1].output())
         elif kind == 1:
             self.losses.append(dy.sum_batches(LOSSES[c % len(LOSSES)](x, y, b % SIZE)))
@@ -147,6 +150,43 @@ def test_grouping_and_early_values_change_nothing(program: list[tuple[int, int, 
         other_values, other_gradients = run(build(program, grouped, stops), Builder.total)
         close(other_values, values, 1e-5)
         close(other_gradients, gradients, 1e-4)
+
+
+def sequences(
+    cell: list[tuple[int, int, int, int]], left_out: list[list[int]], grouped: bool, stops: bool = False
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Values and gradients of sequences of cells; `left_out`: of each cell of each sequence, bits of steps left out."""
+    first = build([], grouped)
+    builders = [Builder(first.net, latest=5) for _ in left_out]
+    for builder, cells in zip(builders, left_out, strict=True):
+        for number, bits in enumerate(cells):
+            for k, step in enumerate(cell):
+                if not (bits >> k) & 1:
+                    builder.step(*step)
+            if stops and number % 3 == 1:
+                builder.vectors[-1].value()
+    values, gradients = run(first, lambda _: dy.esum([builder.total() for builder in builders]))
+    return [*values, *(v.npvalue() for builder in builders for v in builder.vectors)], gradients
+
+
+cells = st.lists(instruction, min_size=1, max_size=10)
+omissions = st.lists(
+    st.lists(st.sampled_from([0, 0, 0, 1, 4, 6, 40, 256]), min_size=3, max_size=8), min_size=1, max_size=4
+)
+
+
+@pytest.mark.usefixtures("every_call_is_shared")
+@profile
+@given(cells, omissions)
+def test_repeated_cells_are_computed_as_single_nodes(
+    cell: list[tuple[int, int, int, int]], left_out: list[list[int]]
+) -> None:
+    values, gradients = sequences(cell, left_out, grouped=False)
+    for count, stops in ((1, False), (1, True), (2, False)):
+        threads.set_threads(count)
+        other_values, other_gradients = sequences(cell, left_out, True, stops)
+        close(other_values, values, 1e-4)
+        close(other_gradients, gradients, 1e-3)
 
 
 @profile

@@ -42,11 +42,13 @@ def each_program(test: Callable[[Program], None]) -> Callable[[], None]:
     return profile(given(programs)(test))  # type: ignore[no-any-return]
 
 
-def run(plan: Plan, grouped: bool = True, stops: bool = False) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
+def run(
+    plan: Plan, grouped: bool = True, stops: bool = False, by_lane: bool = False
+) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
     """A graph, with its loss; the values of all nodes, the gradients of all parameters."""
     dy.renew_cg(autobatching=grouped)
     clear()
-    made = Graph(plan, stops=stops)
+    made = Graph(plan, stops=stops, by_lane=by_lane)
     if not plan.left:  # a program none of whose operators found operands
         return made, [], []
     loss = made.loss()
@@ -76,8 +78,10 @@ def test_grouped_equals_single(program: Program) -> None:
     plan = planned(program)
     _, values, gradients = run(plan, grouped=False)
     grouped_together.update(groups(plan))
-    for grouped, stops in ((True, False), (True, True), (False, True)):
-        _, other_values, other_gradients = run(plan, grouped, stops)
+    for grouped, stops, by_lane in (
+        (True, False, False), (True, True, False), (False, True, False), (True, False, True), (True, True, True),
+    ):  # fmt: skip
+        _, other_values, other_gradients = run(plan, grouped, stops, by_lane)
         close(other_values, values, 1e-4)
         close(other_gradients, gradients, 1e-3)
 
@@ -85,14 +89,16 @@ def test_grouped_equals_single(program: Program) -> None:
 @pytest.mark.usefixtures("every_call_is_shared")
 @each_program
 def test_two_threads_equal_one(program: Program) -> None:
-    plan, found = planned(program), []
-    for count in (1, 2, 2):
-        threads.set_threads(count)
-        found.append(run(plan)[1:])
-    for a, b in zip(found[1][0] + found[1][1], found[2][0] + found[2][1], strict=True):
-        np.testing.assert_array_equal(a, b)
-    close(found[1][0], found[0][0], 1e-4)
-    close(found[1][1], found[0][1], 1e-3)
+    plan = planned(program)
+    for by_lane in (False, True):
+        found = []
+        for count in (1, 2, 2):
+            threads.set_threads(count)
+            found.append(run(plan, by_lane=by_lane)[1:])
+        for a, b in zip(found[1][0] + found[1][1], found[2][0] + found[2][1], strict=True):
+            np.testing.assert_array_equal(a, b)
+        close(found[1][0], found[0][0], 1e-4)
+        close(found[1][1], found[0][1], 1e-3)
 
 
 def recorded(plan: Plan, twins: bool) -> tuple[bytes, ...]:
