@@ -2,9 +2,6 @@
 
 Compiled code receives the address of the header, never the instance (a function that takes a jitclass is compiled anew
 in every process).  All arrays are reservations of address space: they never move, so addresses stay true.
-
-Values and gradients of everything, parameters and graphs, lie in two buffers `v` and `g`; a tensor and its gradient
-have the same offset.  Parameters fill the buffers from the front, each living graph owns a span further behind.
 """
 
 from __future__ import annotations
@@ -18,8 +15,9 @@ from numba.experimental import jitclass
 
 from dynjit import op
 from dynjit.jit import add_symbol, entry, helper, inline
-from dynjit.memory import machine_memory, release, reserve
+from dynjit.memory import release, reserve
 from dynjit.shape import TABLE as SHAPES
+from dynjit.space import space
 from dynjit.threads import MOST
 from dynjit.views import view_of
 
@@ -56,7 +54,7 @@ STEP = np.dtype(
         for name in (
             "signature", "flags", "arity", "pattern", "child", "sibling", "kind", "position", "outers", "parent",
             "root", "bucket", "is_product", "lists", "outer_count", "bias_count", "same_count", "levels", "operands",
-            "ids", "numbers", "restart",
+            "ids", "numbers", "restart", "home", "next_home", "user", "mark",
         )
     ]
     + [(name, "i8") for name in ("time", "room", "sinks", "once", "kept")]
@@ -68,7 +66,7 @@ KEY = np.dtype(
         (name, "i4")
         for name in (
             "stamp", "count", "ends", "first", "ready", "started", "done", "deferred", "takes", "bundles", "waiting",
-            "wave", "stop", "unused",
+            "wave", "stop", "size", "rest", "low", "total", "filled",
         )
     ]
 )  # fmt: skip
@@ -88,7 +86,7 @@ ADDRESSES = (
     "nodes", "args", "data", "consumers", "calls", "deferred", "arguments", "work", "keys", "order", "stack", "mode",
     "heap", "slots", "ready", "twins", "v", "g", "signatures", "pool", "operators", "shapes", "kernels", "seed",
     "scratch", "late", "part_headers", "part_table", "list", "bundle_of", "bundles", "steps", "patterns",
-    "roots",
+    "roots", "homes",
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 HEADER_BYTES = HEADER.itemsize
@@ -98,7 +96,7 @@ PART = np.dtype([(name, "i8") for name in ("call", "stop", "order", "deferred", 
 
 NODES = 1 << 27
 SHADOWS = 1 << 12  # nodes behind all others, see parts.py
-ROOTS = 1 << 16  # places in the hash table of what bundles begin with, see bundles.py
+ROOTS = 1 << 16  # places in the hash tables of what bundles begin with, and of where results lie, see steps.py
 SCRATCH = 1 << 24  # int64 numbers for the front end: keys, operands and data of the node in the making
 
 
@@ -112,99 +110,6 @@ signatures_at, operators_at, shapes_at = (
 int32s, int64s, float32s, float64s = view_of("i4"), view_of("i8"), view_of("f4"), view_of("f8")
 
 
-# ---- values and gradients --------------------------------------------------------------------------------------------
-
-
-class Buffers:
-    """The two buffers of a number type."""
-
-    def __init__(self, dtype: Any, count: int) -> None:
-        self.v = reserve(count, dtype, huge=True, share=8)
-        self.g = reserve(self.v.size, dtype, huge=True, share=8)
-        self.size = min(self.v.size, self.g.size)
-
-
-class Space:
-    """Who owns which part of the buffers: parameters in front, then graphs, each in a span of its own."""
-
-    def __init__(self) -> None:
-        self.single = Buffers(np.float32, 1 << 38)
-        self._double: Buffers | None = None
-        self.parameter_end = self.single.size // 4
-        self.span = self.single.size // 32
-        # values and gradients of a graph, or of all parameters; beyond that the system would end the process
-        self.most = machine_memory() // (2 * self.single.v.itemsize)
-        self.free_spans = list(range(self.parameter_end, self.single.size - self.span + 1, self.span))[::-1]
-        self.parameter_top = 64
-        self.free_parameters: list[tuple[int, int]] = []
-        self.executor: Any = None  # of a GPU, whose copy of the parameters may be newer
-        self.late: list[Any] = []  # what trainers have postponed, see late.py
-        self.is_shared = False  # whether forked processes have the same parameters
-
-    @property
-    def double(self) -> Buffers:
-        """Buffers for float64, of the same offsets; for gradient checks."""
-        if self._double is None:
-            self._double = Buffers(np.float64, self.single.size)
-        return self._double
-
-    def take_span(self) -> tuple[int, int]:
-        if not self.free_spans:
-            raise MemoryError("too many graphs alive at once: the limit is 24")
-        start = self.free_spans.pop()
-        return start, start + self.span
-
-    def give_span(self, start: int) -> None:
-        release(self.single.v, start, start + self.span)
-        release(self.single.g, start, start + self.span)
-        self.free_spans.append(start)
-
-    def values(self, start: int, count: int) -> np.ndarray:
-        """A window of the values of parameters, to be read and changed."""
-        self.settle()
-        if self.executor is not None:
-            self.executor.to_host(self.executor.values)
-        return self.single.v[start : start + count]
-
-    def settle(self) -> None:
-        """Makes the updates of parameters that have been postponed."""
-        for late in self.late:
-            late.settle()
-
-    def gradients(self, start: int, count: int) -> np.ndarray:
-        """A window of the gradients of parameters, to be read and changed."""
-        if self.executor is not None:
-            self.executor.to_host(self.executor.gradients)
-        return self.single.g[start : start + count]
-
-    def take_parameters(self, count: int) -> int:
-        """Offset of `count` zeroed elements."""
-        if self.executor is not None:
-            self.executor.all_to_host()
-        count = -(-count // 16) * 16
-        fitting = [(size, start) for start, size in self.free_parameters if size >= count]
-        if fitting:  # the smallest that fits, so that a model made again and again gets the same place
-            size, start = min(fitting)
-            self.free_parameters.remove((start, size))
-            for buffer in (self.single.v, self.single.g):
-                buffer[start : start + count] = 0  # a GPU may have brought back what was there
-            if size > count:
-                self.free_parameters.append((start + count, size - count))
-            return start
-        start = self.parameter_top
-        if start + count > min(self.parameter_end, self.most):
-            raise MemoryError(f"no room for {count} more parameters")
-        self.parameter_top += count
-        return start
-
-    def give_parameters(self, start: int, count: int) -> None:
-        for window, buffer in ((self.values, self.single.v), (self.gradients, self.single.g)):
-            window(start, count)[:] = 0
-            release(buffer, start, start + count)
-        self.free_parameters.append((start, -(-count // 16) * 16))
-
-
-space = Space()
 kernels = reserve(2 * op.TABLE.size * op.SLOTS, np.int64)  # addresses: float32, then float64; 0: not loaded yet
 LATE_TABLES = 64  # lookup tables at most with rows whose updates are postponed
 # their number, and of each its offset, the function by which a row takes the steps that it has missed, its context
@@ -244,7 +149,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "slots": (np.int32, NODES * 4), "ready": (np.int32, NODES), "twins": (np.int32, NODES * 8),
     "part_headers": (HEADER, MOST), "part_table": (PART, MOST),
     "bundle_of": (np.int32, NODES), "bundles": (BUNDLE, NODES * 4), "steps": (STEP, NODES * 4),
-    "patterns": (np.int32, NODES * 32), "roots": (np.int32, ROOTS),
+    "patterns": (np.int32, NODES * 32), "roots": (np.int32, ROOTS), "homes": (np.int32, ROOTS),
 }  # fmt: skip
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynjit.arena import space
 from dynjit.errors import located
 from dynjit.memory import reserve
 from dynjit.parameters import Stored
 from dynjit.passes import Pass, follow
+from dynjit.space import space
 
 
 class MovingAverage(enum.Enum):

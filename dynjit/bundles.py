@@ -266,7 +266,7 @@ def form_bundles(context, highest):  # type: ignore[no-untyped-def]
             last = number
             number += 1
         if steps[step].lists == NOBODY:
-            describe_path(context, step)
+            describe_path(context, step, head)
         if number <= highest and nodes[number].signature != 0 and look_back(context, step):
             number = head
             continue
@@ -298,7 +298,7 @@ def part_bundle(context, bundle):  # type: ignore[no-untyped-def]
             int32s(h.bundle_of)[number] = h.bundle_count
             step = root_step(context, number)
             if steps_at(h.steps)[step].lists == NOBODY:
-                describe_path(context, step)
+                describe_path(context, step, number)
             end_bundle(h, number, number, step, depth)
 
 

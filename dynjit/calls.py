@@ -1,9 +1,9 @@
 """Where results lie, and which kernel calls make them.
 
-All results of one group key lie end to end in the order of execution.  A group becomes one call if its operands lie end
-to end too; otherwise an operator with shared operands (a product) gets its scattered operands copied together, and any
-other operator gets one call per contiguous run: for it a copy would cost as much as the work.  Its calls follow each
-other, and one start of the kernel serves them all.
+All results of steps with one home lie end to end in the order of execution.  A group becomes one call if its operands
+lie end to end too; otherwise an operator with shared operands (a product) gets its scattered operands copied together,
+and any other operator gets one call per contiguous run: for it a copy would cost as much as the work.  Its calls follow
+each other, and one start of the kernel serves them all.
 """
 
 from __future__ import annotations
@@ -186,12 +186,12 @@ def call_run(context, first, count, takes):  # type: ignore[no-untyped-def]
     return h.call_count - 1
 
 
-@external("void(int64, int64, int64, int64)")
-def defer(context, index, key, position):  # type: ignore[no-untyped-def]
+@external("void(int64, int64, int64)")
+def defer(context, index, home):  # type: ignore[no-untyped-def]
     """Enters a call's product into the list of those that wait for the end of the backward pass.
 
-    A record grows as long as results and stacked operands of one key follow each other, so that all columns of a
-    weight become one product.
+    A record grows as long as results and stacked operands of one home follow each other, so that all columns of a
+    weight become one product; home: -1 of a call that none joins.
     """
     h = headers(context)[0]
     nodes, args, order, arguments = nodes_at(h.nodes), int32s(h.args), int32s(h.order), int64s(h.arguments)
@@ -209,8 +209,8 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     if not wanted:
         return
     deferred = calls_at(h.deferred)
-    if position > 0 and has_stacked(shared, call.arity):
-        last_index = keys[key].deferred
+    if home >= 0 and keys[home].deferred >= 0 and has_stacked(shared, call.arity):
+        last_index = keys[home].deferred
         last = deferred[last_index]
         ids = last.ids + last.batch * (q.ids // q.batch)
         follows = last.y + last.batch * q.item == call.y and (q.ids == 0 or ids == call.ids)
@@ -242,8 +242,8 @@ def defer(context, index, key, position):  # type: ignore[no-untyped-def]
     for k in range(2 * call.arity):
         arguments[record.args + k] = arguments[call.args + k]
     call.deferred = h.deferred_count
-    if key >= 0:
-        keys[key].deferred = h.deferred_count
+    if home >= 0:
+        keys[home].deferred = h.deferred_count
     h.deferred_count += 1
 
 
@@ -312,7 +312,7 @@ def call_shared(context, first, count, key, position, scratch):  # type: ignore[
     call.scratch = scratch
     call.takes = keys[key].takes
     finish_call(context, h.call_count - 1, first, count)
-    defer(context, h.call_count - 1, key, position)
+    defer(context, h.call_count - 1, np_int(steps_at(h.steps)[key].home))
 
 
 # ---- placing results -------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def place_alone(context, number):  # type: ignore[no-untyped-def]
     index = call_run(context, first, 1, -1)
     calls_at(h.calls)[index].scratch = scratch
     if operator.shared:
-        defer(context, index, -1, 0)
+        defer(context, index, -1)
 
 
 @external("void(int64, int64, int64, int64)")
@@ -360,11 +360,13 @@ def place_group(context, key, first, count):  # type: ignore[no-untyped-def]
     position, takes = np_int(keys[key].done), np_int(keys[key].takes)
     if position == 0:
         keys[key].scratch = take(h, q.scratch * keys[key].count) if q.scratch > 0 else 0
-        if takes < 0:
-            keys[key].y = take(h, q.size * keys[key].count)
     if takes < 0:
+        home = keys[step.home]
+        if home.filled == 0:
+            home.y = take(h, q.size * home.total)
         for i in range(count):
-            nodes[order[first + i]].value = keys[key].y + (position + i) * q.size
+            nodes[order[first + i]].value = home.y + (home.filled + i) * q.size
+        home.filled += count
     elif operator.shared and not is_contiguous(h, first, count, takes, q.size):
         start = take(h, q.size * count)
         for i in range(count):

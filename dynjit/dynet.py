@@ -8,7 +8,8 @@ from typing import Any
 from dynjit import config as dynet_config
 from dynjit import frontend, graph, op
 from dynjit.errors import located
-from dynjit.graph import ComputationGraph, Expression
+from dynjit.expressions import Expression, slow
+from dynjit.graph import ComputationGraph
 from dynjit.graphviz import dump_cg, print_graphviz, print_text_graphviz
 from dynjit.initializers import (
     ConstInitializer,
@@ -32,6 +33,7 @@ from dynjit.legacy import (
     available_devices,
     get_device_info,
 )
+from dynjit.models import Model, ParameterCollection
 from dynjit.ops.axis import (
     argmax,
     cumsum,
@@ -211,7 +213,7 @@ from dynjit.ops.unary import (
     to_device,
 )
 from dynjit.options import DynetParams, init, init_from_params
-from dynjit.parameters import LookupParameters, Model, ParameterCollection, Parameters
+from dynjit.parameters import LookupParameters, Parameters
 from dynjit.rnn import (
     BiRNNBuilder,
     CompactVanillaLSTMBuilder,
@@ -376,6 +378,4 @@ def new_graph(autobatching: bool | None = None) -> ComputationGraph:
     return made
 
 
-frontend.connect(
-    Expression, Parameters, LookupParameters, {operator.name: operator for operator in op.operators}, graph.slow
-)
+frontend.connect(Expression, Parameters, LookupParameters, {operator.name: operator for operator in op.operators}, slow)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dynjit import cudakernels as ck
-from dynjit.arena import space
 from dynjit.lowering import lower_backward, lower_forward
 from dynjit.program import LEAST_PRODUCT, NEVER, NN, NT, TN, Lowering
+from dynjit.space import space
 from dynjit.tiles import THREADS
 
 LEAST = 1 << 18  # elements that are made room for at once

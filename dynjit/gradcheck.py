@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import cpu, kernels, op
+from dynjit import backprop, cpu, kernels, op
 from dynjit import graph as graphs
-from dynjit.arena import space
 from dynjit.errors import located
-from dynjit.graph import ComputationGraph, Expression
+from dynjit.expressions import Expression
+from dynjit.graph import ComputationGraph
 from dynjit.memory import release
+from dynjit.models import ParameterCollection
 from dynjit.op import LEAF
-from dynjit.parameters import ParameterCollection
 from dynjit.shape import as_integer, as_number
+from dynjit.space import space
 
 
 class WideGraph:
@@ -53,9 +54,9 @@ class WideGraph:
 
     def backward(self, number: int, dy: np.ndarray | float = 1.0, full: bool = False) -> None:
         """Adds the gradients of sum(dy * value) of a node."""
-        cpu.start_backward.call(self.address, number, int(full))
+        backprop.start_backward.call(self.address, number, int(full))
         self.gradient(number)[:] = dy
-        while (code := cpu.backward.call(self.address)) >= 0:
+        while (code := backprop.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.WIDE)
         self.graph.header["reach"] = self.header[0]["reach"]
 

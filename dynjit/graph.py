@@ -1,7 +1,6 @@
-"""Computation graphs and expressions.
+"""Computation graphs: nodes, when their values and gradients are computed, and which graph is current.
 
-An expression is a handle: the version of its graph and the number of a node.  Values are computed when they are asked
-for, for the nodes that are needed and have none; gradients by `backward`.
+Values are computed when they are asked for, for the nodes that are needed and have none; gradients by `backward`.
 """
 
 from __future__ import annotations
@@ -9,28 +8,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dynjit import bundles, cpu, frontend, kernels, op, plan, subscripts, threads
-from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node, random_state, space
-from dynjit.errors import NoCudaError, ShapeError, StaleExpressionError, located
-from dynjit.families import FAMILIES
+from dynjit import backprop, bundles, cpu, frontend, kernels, op, plan, threads
+from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node
+from dynjit.errors import NoCudaError, ShapeError, located
 from dynjit.nodes import NodesByNumber
-from dynjit.ops import binary, leaf, linear, select, unary
-from dynjit.recording import PLACE
-from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
-from dynjit.tensor import DeviceTensor, Tensor
+from dynjit.ops import leaf
+from dynjit.shape import Shape, as_integer, as_integers
+from dynjit.space import space
 
 adding_gradients = threading.Lock()
-slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
-Native: Any = None
-NUMBERS = (int, float, np.integer, np.floating)
 MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count", "argument_count",
           "value_top")  # fmt: skip
 FORMED = ("formed", "bundle_count", "step_count", "pattern_count")
@@ -418,12 +411,9 @@ class Engine(NamedTuple):
     backward: Any
 
 
-PLAIN = Engine(plan.plan, cpu.forward, cpu.start_backward, cpu.backward)
+PLAIN = Engine(plan.plan, cpu.forward, backprop.start_backward, backprop.backward)
 engine = PLAIN
 settings = {"autobatch": 1}
-NATIVE_VALUE = frontend.value_builtin(False)  # the plain case of Expression.value
-NATIVE_PLACE = frontend.value_builtin(True)  # where a value lies, in the plain case
-native_value, native_place = NATIVE_VALUE, NATIVE_PLACE
 
 
 class Mine(threading.local):
@@ -457,9 +447,8 @@ def __getattr__(name: str) -> Any:
 
 def use_engine(wanted: Engine) -> None:
     """Lets an engine plan and run all graphs; compiled code that plans and runs by itself rests unless it is PLAIN."""
-    global engine, native_value, native_place
+    global engine
     engine = wanted
-    native_value, native_place = (NATIVE_VALUE, NATIVE_PLACE) if wanted is PLAIN else (None, None)
 
 
 def use(graph: ComputationGraph) -> None:
@@ -500,327 +489,3 @@ def no_grad() -> Iterator[None]:
     finally:
         graph.freeze()
         graph.constants_from = -1
-
-
-def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
-    """A float64 copy in index order (axes, then the mini-batch if there is one)."""
-    dims = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
-    copy = window.astype(np.float64)
-    return copy if len(dims) == 1 else copy.reshape(dims or (1,), order="F")
-
-
-@frontend.expression_type(slow)
-class Expression:
-    """A node of the current graph; made by operators, not by users."""
-
-    __slots__ = ()
-    handle: int
-
-    def _node(self) -> int:
-        """The node's number in the current graph; raises StaleExpressionError if it has none."""
-        handle, current = self.handle, here()
-        number = handle & 0xFFFFFFFF
-        if handle >> 32 != current._version or not current.has(number):
-            raise StaleExpressionError(located(
-                "Expression of another graph than the current one"
-                if handle >> 32 != current._version and handle >> 32 in ComputationGraph.living else
-                "Stale Expression (created before renewing the Computation Graph, or dropped by cg_revert)"
-            ))  # fmt: skip
-        return number
-
-    def _place(self) -> tuple[ComputationGraph, int]:
-        """(its graph, its number): as `_node`, but the graph need not be current if it is still alive."""
-        current, version, number = here(), self.handle >> 32, self.handle & 0xFFFFFFFF
-        home = current if version == current._version else ComputationGraph.living.get(version, current)
-        if isinstance(self, NativeParameter) or not home.has(number) or version != home._version:
-            return current, self._node()
-        return home, number
-
-    def dim(self) -> tuple[tuple[int, ...], int]:
-        """((sizes of the axes), mini-batch size)."""
-        graph, number = self._place()
-        shape = graph.shape(number)
-        return shape.dims, shape.batch
-
-    def forward(self, recalculate: bool = False) -> None:
-        """Computes the value if it is not there yet."""
-        graph, number = self._place()
-        graph.evaluate([number], recalculate)
-
-    def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
-        if native_place is not None and not recalculate and not mine.graph.check_validity and space.executor is None:
-            place = native_place(self)
-            if place >= 0:
-                start, shape = place // PLACE, shapes[place % PLACE]
-                return values_at(start, shape.size), shape
-        graph, number = self._place()
-        if graph.is_pending or recalculate or graph.nodes[number]["value"] < 0:
-            graph.evaluate([number], recalculate)
-        return graph.value(number), graph.shape(number)
-
-    def window(self) -> np.ndarray:
-        """The value in place, in memory order: writing changes it."""
-        return self._value(False)[0]
-
-    def npvalue(self, recalculate: bool = False) -> np.ndarray:
-        """The value as a float64 array, mini-batch last; shape (1,) for a scalar."""
-        return natural(*self._value(recalculate))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.npvalue() if dtype is None else self.npvalue().astype(dtype)
-
-    __array_ufunc__ = None  # numpy's numbers leave operators to the expression
-
-    def tensor_value(self, recalculate: bool = False) -> Tensor:
-        """The value as a Tensor, which can be searched and sampled from; on a GPU it stays there until it is read."""
-        if space.executor is not None:
-            graph, number = self._place()
-            graph.evaluate([number], recalculate)
-            return DeviceTensor(graph, number)
-        window, shape = self._value(recalculate)
-        return Tensor(natural(window, shape), shape.batch > 1)
-
-    def value(self, recalculate: bool = False) -> Any:
-        """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
-        if native_value is not None and not recalculate and not mine.graph.check_validity and space.executor is None:
-            found = native_value(self)
-            if type(found) is not int:
-                return found
-        window, shape = self._value(recalculate)
-        if len(shape.dims) > 1:
-            return natural(window, shape)
-        return float(window[0]) if window.size == 1 else window.tolist()
-
-    def scalar_value(self, recalculate: bool = False) -> float:
-        """The value of an expression of one element; raises ValueError for others."""
-        graph, number = self._place()
-        if graph.shape(number).size != 1:
-            raise ValueError(located(f"scalar_value: needs one element, got {graph.shape(number)}"))
-        return float(self._value(recalculate)[0][0])
-
-    def vec_value(self, recalculate: bool = False) -> list[float]:
-        """The value as a flat list in memory order: first axis fastest, mini-batch slowest."""
-        return self._value(recalculate)[0].tolist()  # type: ignore[no-any-return]
-
-    def backward(self, full: bool = False) -> None:
-        """Adds d(self)/d(parameter) to the gradient of each parameter that the value depends on.
-
-        full: find the gradients of inputs, too.  Raises ValueError unless the value has one element.
-        """
-        graph, number = self._place()
-        graph.backward(number, full)
-
-    def gradient(self) -> np.ndarray:
-        """d(target of the last backward)/d(self), float64, mini-batch last.
-
-        Raises RuntimeError before `backward`, and for nodes newer than its target.
-        """
-        graph, number = self._place()
-        if graph.backward_from < 0:
-            raise RuntimeError(located("gradient: needs backward() first"))
-        if number > graph.backward_from:
-            raise RuntimeError(located(
-                f"gradient: needs a node up to that of backward ({graph.backward_from}), got node {number}"
-            ))  # fmt: skip
-        if not graph.operator(number).leaf:
-            graph.keep_results()
-        if not 0 <= graph.nodes[number]["value"] < graph.backward_top:  # computed after backward, or not at all
-            return natural(np.zeros(graph.shape(number).size), graph.shape(number))
-        return natural(graph.gradient(number), graph.shape(number))
-
-    def set(self, value: Any) -> None:
-        """Replaces the data of an input, or the index of a lookup; values computed from it are computed anew."""
-        graph, number = self._place()
-        graph.set_data(number, value)
-
-    set_index = set
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __iter__(self) -> Iterable[Expression]:
-        return (self[i] for i in range(len(self)))  # type: ignore[index]
-
-    def __len__(self) -> int:
-        """Size of the first axis."""
-        return self.dim()[0][0] if self.dim()[0] else 1
-
-    def __reduce__(self) -> Any:
-        raise TypeError(located("expressions belong to their graph: they cannot be pickled or copied"))
-
-    def __repr__(self) -> str:
-        number, version = self.handle & 0xFFFFFFFF, self.handle >> 32
-        graph = ComputationGraph.living.get(version)
-        if graph is None or not graph.has(number):
-            return f"expression {number}/{version} (stale)"
-        return f"expression {number}/{version} ({graph.operator(number).name} {graph.shape(number)})"
-
-
-NativeParameter: Any = frontend.parameter_base(Expression)
-
-
-def expression_at(number: int) -> Expression:
-    """The expression of a node of the current graph."""
-    expression = Expression()
-    expression.handle = here()._version << 32 | number  # type: ignore[misc]
-    return expression
-
-
-# ---- the Python twin of recording a node -----------------------------------------------------------------------------
-
-
-def node_of(operator: op.Operator, operand: Any) -> int:
-    """The node of an operand, checked; a parameter joins the graph."""
-    if isinstance(operand, NativeParameter):
-        return operand.join()  # type: ignore[no-any-return]
-    if isinstance(operand, Expression):
-        return operand._node()
-    raise TypeError(located(f"{operator.name}: needs expressions, got {kind_of(operand)}"))
-
-
-def ints_of(operator: op.Operator, values: Any) -> tuple[int, ...]:
-    """A tuple of ints, of one or of several."""
-    return tuple(as_integers(operator.name, [values] if isinstance(values, NUMBERS) else values))
-
-
-def bits_of(operator: op.Operator, value: Any, limits: op.Range) -> int:
-    """A float parameter as an int with the same bits; raises ValueError if it is out of range."""
-    number = as_number(operator.name, value)
-    if limits.low == limits.low and not limits.low <= number <= limits.high:
-        raise ValueError(located(f"{operator.name}: needs {limits.needs}, got {value}"))
-    return int(np.float64(number).view(np.int64))
-
-
-def record(operator: op.Operator, arguments: Sequence[Any]) -> Expression:
-    """Appends a node for a call of an operator; checks everything first."""
-    operands: list[int] = []
-    ints: list[int | tuple[int, ...]] = []
-    floats: list[int] = []
-    ids: list[int] = []
-    count, ranges = -1, iter(operator.floats)
-    for letter, argument in zip(operator.params.replace("r", ""), arguments, strict=True):
-        if letter == "x":
-            operands.append(node_of(operator, argument))
-        elif letter == "X":
-            if not isinstance(argument, (list, tuple)) or len(argument) == 0:
-                raise ValueError(located(f"{operator.name}: needs a list of one expression or more, got {argument!r}"))
-            operands += [node_of(operator, item) for item in argument]
-        elif letter == "i":
-            ints.append(as_integer(operator.name, argument))
-        elif letter == "I":
-            ints.append(ints_of(operator, argument))
-        elif letter == "e":
-            ints.append(as_integer(operator.name, argument) - ids[-1])
-        elif letter == "f":
-            floats.append(bits_of(operator, argument, next(ranges, op.ANY)))
-        elif letter == "d":
-            ids.append(as_integer(operator.name, argument))
-        else:
-            ids = as_integers(operator.name, argument)
-            count = len(ids)
-    current = here()
-    signature = op.signature_of(operator, [current.shape(number) for number in operands], ints, count)
-    op.check_bound(operator, signature, ids)
-    needed = int(op.SIGNATURES[signature]["ids"])
-    if "r" in operator.params:
-        ids = list(range(int(random_state[1]), int(random_state[1]) + needed))
-        random_state[1] += needed
-    elif ids:
-        ids *= needed // len(ids)  # the same for all mini-batch items
-    number = current.add(signature, operands, floats + ids)
-    if current.immediate:
-        current.evaluate([number])
-    return expression_at(number)
-
-
-op.recorder = record
-
-# ---- the twins of Expression's operators -----------------------------------------------------------------------------
-
-
-def number_of(operator: str, value: Any) -> float:
-    if isinstance(value, NUMBERS) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return float(value)
-    raise TypeError(located(f"{operator}: needs an expression or a number, got {type(value).__name__}"))
-
-
-def add(a: Any, b: Any) -> Expression:
-    if not isinstance(a, Expression):
-        a, b = b, a
-    return binary.add(a, b) if isinstance(b, Expression) else unary.add_number(a, number_of("+", b))  # type: ignore[no-any-return]
-
-
-def subtract(a: Any, b: Any) -> Expression:
-    if not isinstance(a, Expression):
-        return unary.number_minus(b, number_of("-", a))  # type: ignore[no-any-return]
-    return binary.subtract(a, b) if isinstance(b, Expression) else unary.add_number(a, -number_of("-", b))  # type: ignore[no-any-return]
-
-
-def multiply(a: Any, b: Any) -> Expression:
-    if not isinstance(a, Expression):
-        a, b = b, a
-    return linear.product(a, b) if isinstance(b, Expression) else unary.scale(a, number_of("*", b))  # type: ignore[no-any-return]
-
-
-def divide(a: Any, b: Any) -> Expression:
-    if isinstance(b, Expression):
-        return binary.cdiv(a, b) if isinstance(a, Expression) else unary.number_over(b, number_of("/", a))  # type: ignore[no-any-return]
-    number = number_of("/", b)
-    if number == 0:
-        raise ZeroDivisionError(located("/: needs a divisor that is not zero"))
-    return unary.scale(a, 1 / number)  # type: ignore[no-any-return]
-
-
-def matmul(a: Any, b: Any) -> Expression:
-    if not (isinstance(a, Expression) and isinstance(b, Expression)):
-        number = b if isinstance(a, Expression) else a
-        raise TypeError(located(f"@: needs two expressions, got {type(number).__name__}"))
-    return linear.product(a, b)  # type: ignore[no-any-return]
-
-
-def negative(a: Expression, _: Any) -> Expression:
-    return unary.negate(a)  # type: ignore[no-any-return]
-
-
-def power(a: Any, exponent: Any, modulus: None = None) -> Expression:
-    if modulus is not None:
-        raise TypeError(located("pow: an expression has no modulus"))
-    if not isinstance(a, Expression):
-        base = number_of("**", a)
-        if base <= 0:
-            raise ValueError(located(f"**: needs a base above 0, got {base}"))
-        return unary.exp(exponent * math.log(base))  # type: ignore[no-any-return]
-    if isinstance(exponent, Expression):
-        return binary.power(a, exponent)  # type: ignore[no-any-return]
-    number = number_of("**", exponent)
-    return unary.SECOND_POWER(a) if number == 2 else unary.NUMBER_POWER(a, number)  # type: ignore[no-any-return]
-
-
-def subscript(a: Expression, index: Any) -> Expression:
-    if isinstance(a, NativeParameter) and a.is_table:
-        return leaf.lookup(a, index)
-    return subscripts.subscript(a, here().shape(node_of(select.PICK, a)), index)
-
-
-slow.update(
-    add=add,
-    subtract=subtract,
-    multiply=multiply,
-    divide=divide,
-    matmul=matmul,
-    negative=negative,
-    power=power,
-    subscript=subscript,
-)
-
-
-def add_leaf(operator: op.Operator, shape: Shape, values: Any) -> Expression:
-    """A node with its values in place."""
-    current = here()
-    start = current.take(shape.size)
-    space.single.v[start : start + shape.size] = values
-    return expression_at(current.add_leaf(leaf.leaf_signature(operator, shape), start, 0))
-
-
-leaf.leaf_maker.append(add_leaf)
-frontend.install(FAMILIES)

@@ -11,7 +11,8 @@ import numpy as np
 
 from dynjit import graph
 from dynjit.errors import located
-from dynjit.graph import ComputationGraph, Expression, natural
+from dynjit.expressions import Expression, natural
+from dynjit.graph import ComputationGraph
 from dynjit.ops import leaf
 
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dynjit.arena import LATE_TABLES, float32s, int32s, int64s, late_tables, space
+from dynjit.arena import LATE_TABLES, float32s, int32s, int64s, late_tables
 from dynjit.jit import Compiled, add_entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.parameters import LookupParameters, Stored
 from dynjit.passes import KERNEL, NUMBERS, table_span
+from dynjit.space import space
 from dynjit.views import view_of
 
 # a table: its span, and addresses: of the rows' counts of steps taken, of the steps' numbers, of the arrays, of zeros

@@ -22,8 +22,9 @@ from dynjit.arena import (
     signatures_at,
     works_at,
 )
+from dynjit.backprop import mark_reached, needs_gradient
 from dynjit.calls import has_stacked, is_shared
-from dynjit.cpu import cut, mark_reached, needs_gradient
+from dynjit.cpu import cut
 from dynjit.jit import entry, helper
 from dynjit.op import LEAF, LIST, SLOTS, VIEW
 from dynjit.program import begin, finish, int8s, states, write_call, write_copy
@@ -187,7 +188,7 @@ def add_deferred(h, s):  # type: ignore[no-untyped-def]
 
 @entry("int64(int64, int64, int64, int64)")
 def lower_backward(context, state, target, full):  # type: ignore[no-untyped-def]
-    """Makes the program of the gradients of a target; see `run_calls_back` of cpu.py."""
+    """Makes the program of the gradients of a target; see `run_calls_back` of backprop.py."""
     h, s = headers(context)[0], states(state)[0]
     calls, signatures, order, work = calls_at(h.calls), signatures_at(h.signatures), int32s(h.order), works_at(h.work)
     h.full = full

@@ -131,7 +131,7 @@ class Operator:
 
     def record(self, *arguments: Any) -> Any:
         """A new node, made in Python; `arguments` in the order of `params`, already of the right types."""
-        return recorder(self, arguments)  # noqa: F821  set by graph.py
+        return recorder(self, arguments)  # noqa: F821  set by expressions.py
 
     def __call__(self, *arguments: Any) -> Any:
         """A new node; compiled code serves the plain case."""
@@ -139,7 +139,7 @@ class Operator:
 
 
 operators: list[Operator] = []
-recorder: Callable[[Operator, Sequence[Any]], Any]  # set by graph.py: appends a node to the current graph
+recorder: Callable[[Operator, Sequence[Any]], Any]  # set by expressions.py: appends a node to the current graph
 
 
 class Service(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import graph, initializers, legacy, memory, parameters, profiling, settings
-from dynjit.arena import space
+from dynjit import graph, initializers, legacy, memory, models, profiling, settings
 from dynjit.errors import NoCudaError
+from dynjit.space import space
 
 FLAGS = {  # any spelling that starts with it counts, as in DyNet; whether a value follows
     "mem": True, "seed": True, "autobatch": True, "profiling": True, "weight-decay": True, "devices": True,
@@ -203,7 +203,7 @@ class DynetParams:
         if self.random_seed:
             initializers.reset_random_seed(self.random_seed)
         graph.set_autobatch(1 if self.autobatch is None else self.autobatch)
-        parameters.default_weight_decay[0] = self.weight_decay
+        models.default_weight_decay[0] = self.weight_decay
         if self.shared_parameters:
             space.settle()
             memory.share(space.single.v, space.parameter_end, space.parameter_top)

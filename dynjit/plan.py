@@ -35,6 +35,7 @@ from dynjit.steps import NOBODY, position_of
 from dynjit.threads import MOST, share
 
 NEAR = 4  # so many bundles ahead is asked for what is known of their consumers
+NEVER = 1 << 30  # behind all bundles
 OUT_OF_MEMORY = -2
 NODE_BYTES, BUNDLE_BYTES = NODE.itemsize, BUNDLE.itemsize
 
@@ -56,6 +57,9 @@ def key_of(h, step):  # type: ignore[no-untyped-def]
         key.started = 0
         key.waiting = 0
         key.done = 0
+        key.total = 0
+        key.filled = 0
+        key.deferred = -1
         key.takes = -1
         key.free = -1
     return key
@@ -98,7 +102,7 @@ def count_bundles(context):  # type: ignore[no-untyped-def]
             root.height += own.height + path.levels
     for step in range(last, -1, -1):
         key = keys_at(h.keys)[step]
-        if key.stamp != h.generation:
+        if key.stamp != h.generation or key.count + key.ends == 0:
             continue
         key.first = room
         room += key.ends
@@ -112,6 +116,8 @@ def count_bundles(context):  # type: ignore[no-untyped-def]
                 pattern = patterns[steps[step].pattern + k]
                 if key.takes < 0 and (possible >> k) & 1 and pattern >= 0 and (key.free >> pattern) & 1:
                     key.takes = k
+        if key.takes < 0:
+            key_of(h, steps[step].home).total += key.count
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------
@@ -170,40 +176,39 @@ def pop(context, size):  # type: ignore[no-untyped-def]
 
 
 @helper
-def take_ready(h, step, count):  # type: ignore[no-untyped-def]
-    """Appends the ready bundles that end with a step to a wave of `count` bundles; returns how many it has then.
+def take_ready(h, key, place):  # type: ignore[no-untyped-def]
+    """Writes the ready bundles that end with a step into the wave, from a place on.
 
     Their nodes are strewn over the graph, so that memory would be waited for at each: it is asked for in advance.
     """
-    key, ready, bundles = keys_at(h.keys)[step], int32s(h.ready), bundles_at(h.bundles)
+    ready, bundles = int32s(h.ready), bundles_at(h.bundles)
     wave, numbers = int32s(h.slots), int32s(h.slots + 4 * h.pending)
-    key.wave = count
     for i in range(key.first + key.started, key.first + key.ready):
-        wave[count] = ready[i]
-        numbers[count] = bundles[ready[i]].node
-        prefetch(h.nodes + numbers[count] * NODE_BYTES)
-        count += 1
+        wave[place] = ready[i]
+        numbers[place] = bundles[ready[i]].node
+        prefetch(h.nodes + numbers[place] * NODE_BYTES)
+        place += 1
     key.started = key.ready
-    key.stop = count
-    return count
 
 
 @external("int64(int64, int64)")
 def collect_wave(context, root):  # type: ignore[no-untyped-def]
     """Lists the ready bundles that begin with step `root`; those with more in common are neighbours.
 
-    They lie in `slots`, behind them their first nodes, then the steps, each after the step before.  Returns how many
-    steps these are.
+    Of those that end where others go on, and these, come first whose first one was recorded first.  They lie in
+    `slots`, behind them their first nodes, then the steps, each after the step before.  Returns how many steps these
+    are.
     """
     h = headers(context)[0]
-    steps, keys, visited = steps_at(h.steps), keys_at(h.keys), int32s(h.slots + 8 * h.pending)
-    count, bundles, step = 0, 0, np_int(root)
+    steps, keys, ready, visited = steps_at(h.steps), keys_at(h.keys), int32s(h.ready), int32s(h.slots + 8 * h.pending)
+    count, step = 0, np_int(root)
     keys[root].waiting = 0
     h.strewn = 0
     while step != NOBODY:
-        following = np_int(NOBODY)
-        if keys[step].stamp == h.generation:
-            bundles = take_ready(h, step, bundles)
+        following, key = np_int(NOBODY), keys[step]
+        if key.stamp == h.generation:
+            key.size = key.ready - key.started
+            key.low = ready[key.first + key.started] if key.size > 0 else NEVER
             visited[count] = step
             count += 1
             following = np_int(steps[step].child)
@@ -212,8 +217,23 @@ def collect_wave(context, root):  # type: ignore[no-untyped-def]
             step = np_int(steps[step].parent)
         step = following
     for i in range(count - 1, 0, -1):
-        parent = keys[steps[visited[i]].parent]
-        parent.stop = max(parent.stop, keys[visited[i]].stop)
+        own, parent = keys[visited[i]], keys[steps[visited[i]].parent]
+        parent.size += own.size
+        parent.low = min(parent.low, own.low)
+    keys[root].wave = 0
+    for i in range(count):
+        own, number = keys[visited[i]], keys[visited[i]].ready - keys[visited[i]].started
+        if i > 0:
+            parent = keys[steps[visited[i]].parent]
+            own.wave = parent.rest
+            parent.rest += own.size
+        own.stop = own.wave + own.size
+        own.rest = own.wave
+        if number > 0 and ready[own.first + own.started] == own.low:
+            own.rest += number
+            take_ready(h, own, np_int(own.wave))
+        else:
+            take_ready(h, own, np_int(own.stop) - number)
     return count
 
 

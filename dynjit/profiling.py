@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynjit import cpu, kernels, op, plan, timing
+from dynjit import backprop, kernels, op, plan, timing
 from dynjit.arena import GATHER
 from dynjit.errors import located
 from dynjit.graph import PLAIN, Engine, use_engine
@@ -23,7 +23,7 @@ from dynjit.trainer_base import Trainer
 TIMED = Engine(
     timing.Stretch("planning", plan.plan.call),
     timing.Pass(timing.timed_forward, kernels.load_forward),
-    timing.Stretch("clearing gradients", cpu.start_backward.run),
+    timing.Stretch("clearing gradients", backprop.start_backward.run),
     timing.Pass(timing.timed_backward, kernels.load_backward),
 )
 UPDATE = Trainer.update

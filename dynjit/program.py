@@ -12,20 +12,12 @@ import numpy as np
 
 from dynjit import cudakernels as ck
 from dynjit import tiles
-from dynjit.arena import (
-    NODES,
-    float32s,
-    float64s,
-    int64s,
-    operators_at,
-    shapes_at,
-    signatures_at,
-    space,
-)
+from dynjit.arena import NODES, float32s, float64s, int64s, operators_at, shapes_at, signatures_at
 from dynjit.jit import helper
 from dynjit.memory import reserve
 from dynjit.op import TABLE, WHOLE_BATCH
 from dynjit.ops.linear import SUMS_OF_PRODUCTS
+from dynjit.space import space
 from dynjit.views import view_of
 
 FIRST = 1  # p[0] counts the blocks at a barrier

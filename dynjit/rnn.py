@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynjit.errors import located
-from dynjit.graph import Expression
+from dynjit.expressions import Expression
+from dynjit.models import ParameterCollection
 from dynjit.ops import noise
 from dynjit.ops.binary import add, cmult, subtract
 from dynjit.ops.layout import concatenate
 from dynjit.ops.linear import add_product, affine_transform
 from dynjit.ops.unary import logistic, tanh
-from dynjit.parameters import ParameterCollection
 from dynjit.rnn_base import (
     MaskedRNNBuilder,
     RNNBuilder,

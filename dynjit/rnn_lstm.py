@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from dynjit.errors import located
-from dynjit.graph import Expression
+from dynjit.expressions import Expression
+from dynjit.models import ParameterCollection
 from dynjit.ops import noise
 from dynjit.ops.binary import add, cmult, subtract
 from dynjit.ops.linear import add_product, affine_transform, product
 from dynjit.ops.norm import layer_norm
 from dynjit.ops.recurrent import lstm_activation, lstm_c, lstm_h, vanilla_lstm_c, vanilla_lstm_h
 from dynjit.ops.unary import logistic, tanh
-from dynjit.parameters import ParameterCollection, Parameters
+from dynjit.parameters import Parameters
 from dynjit.rnn_base import MaskedRNNBuilder, RNNBuilder, Run, Vectors, in_graph, masked
 from dynjit.shape import as_finite, as_number
 

@@ -20,7 +20,7 @@ import numpy as np
 
 import dynjit
 from dynjit import config, dynet, legacy, options
-from dynjit.graph import Expression
+from dynjit.expressions import Expression
 
 SCRIPT = "DYNJIT_SCRIPT"  # the environment variable with the path of the program that runs
 HIDDEN = ("_inputExpression", "_tensorInputExpression", "_vecInputExpression", "_sparseInputExpression",

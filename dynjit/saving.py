@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from dynjit import rnn, textformat, tree
 from dynjit.errors import ModelFileError, located
-from dynjit.parameters import LookupParameters, ParameterCollection, Parameters, Stored
+from dynjit.models import ParameterCollection
+from dynjit.parameters import LookupParameters, Parameters, Stored
 from dynjit.softmax_builders import StandardSoftmaxBuilder
 
 # softmax builders that read a file of clusters are not among them: a meta file would choose which file is opened

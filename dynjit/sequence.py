@@ -13,6 +13,7 @@ import numpy as np
 
 from dynjit import graph, op
 from dynjit.arena import headers, int64s
+from dynjit.expressions import NativeParameter
 from dynjit.jit import entry, external, helper
 from dynjit.recording import (
     HANDLE,
@@ -259,7 +260,7 @@ def native_initial_state(self, args, nargs, names):  # type: ignore[no-untyped-d
 
 def number_in_graph(source: Any) -> int:
     """The node of an expression, or of a parameter that has joined the current graph; else -1."""
-    if isinstance(source, graph.NativeParameter) and not source.has_joined():
+    if isinstance(source, NativeParameter) and not source.has_joined():
         return -1
     return source.handle & 0xFFFFFFFF  # type: ignore[no-any-return]
 

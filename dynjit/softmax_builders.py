@@ -15,12 +15,13 @@ import numpy as np
 
 from dynjit import graph, initializers
 from dynjit.errors import ShapeError, located
-from dynjit.graph import Expression
+from dynjit.expressions import Expression
+from dynjit.models import ParameterCollection
 from dynjit.ops import layout, leaf, loss, nary, select, softmax, unary
 from dynjit.ops.binary import add
 from dynjit.ops.linear import affine_transform, product
 from dynjit.ops.loss import pickneglogsoftmax
-from dynjit.parameters import ParameterCollection, Parameters
+from dynjit.parameters import Parameters
 from dynjit.shape import as_integer, as_integers, as_number, dim_of, kind_of
 
 __all__ = ["ClassFactoredSoftmaxBuilder", "HierarchicalSoftmaxBuilder", "SoftmaxBuilder", "StandardSoftmaxBuilder"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dynjit import op
 from dynjit.arena import (
     ROOTS,
+    bundles_at,
     headers,
     int32s,
     mixed,
@@ -26,6 +27,7 @@ LONGEST = 60  # nodes of a bundle: a mask has a bit for each
 OUTER, FIXED, SAME = -1, -2, -(1 << 30)
 FAR = 64  # so many operands back, the same one is looked for
 NOBODY = -1
+MOST_HOMES, MOST_SOURCES = 16, 4  # homes of a signature, and operands of a bundle, that are looked at for a home
 VARIOUS = -2  # what begins a bundle instead is not the same for all nodes with a step
 INNER, APART, BARRED = 0, 1, 2  # kinds of steps: with operands in the bundle, without, and such as no bundle takes
 
@@ -134,6 +136,7 @@ def new_step(context, number, head, parent, gaps):  # type: ignore[no-untyped-de
     step.is_product = shared != 0 and has_stacked(shared, node.arity)
     step.parent = parent
     step.root = index
+    step.home = NOBODY
     step.restart = VARIOUS if is_inner_shared or signatures_at(h.signatures)[node.signature].alone else NOBODY
     step.position = 0
     step.child = NOBODY
@@ -196,9 +199,95 @@ def restart(context, step, number):  # type: ignore[no-untyped-def]
     return root
 
 
-@external("void(int64, int64)")
-def describe_path(context, step):  # type: ignore[no-untyped-def]
-    """Tells the last step of a bundle what all of its steps come to.
+@helper
+def has_same_weights(h, a, b):  # type: ignore[no-untyped-def]
+    """Whether two steps of one signature have the same shared operands."""
+    shared, patterns = operators_at(h.operators)[signatures_at(h.signatures)[a.signature].op].shared, int32s(h.patterns)
+    for k in range(a.arity):
+        if is_shared(shared, k, a.arity) and patterns[a.pattern + k] != patterns[b.pattern + k]:
+            return False
+    return True
+
+
+@helper
+def last_parameter(h, step):  # type: ignore[no-untyped-def]
+    """The last parameter that a bundle with a last step needs, as a pattern; 0 if it needs none."""
+    steps, patterns, at = steps_at(h.steps), int32s(h.patterns), np_int(step)
+    while at != NOBODY:
+        for k in range(steps[at].arity - 1, -1, -1):
+            pattern = np_int(patterns[steps[at].pattern + k])
+            if pattern <= FIXED and pattern > SAME and is_parameter(h, FIXED - pattern):
+                return pattern
+        at = np_int(steps[at].parent)
+    return np_int(0)
+
+
+@helper
+def goes_on_from(h, step, path, head):  # type: ignore[no-untyped-def]
+    """Whether a bundle (with a first node and a last step) gets from another one what is in front of a step."""
+    steps, args, patterns, bundle_of = steps_at(h.steps), int32s(h.args), int32s(h.patterns), int32s(h.bundle_of)
+    first, lists = np_int(nodes_at(h.nodes)[head].args), np_int(steps[path].lists)
+    for i in range(lists, lists + min(steps[path].outer_count, MOST_SOURCES)):
+        source = bundle_of[args[first + patterns[i]]]
+        at = np_int(steps[step].parent)
+        while at != NOBODY and source >= 0:
+            if bundles_at(h.bundles)[source].step == at:
+                return True
+            at = np_int(steps[at].parent)
+    return False
+
+
+@helper
+def find_home(h, step, path, mark, head):  # type: ignore[no-untyped-def]
+    """The step among whose results those of a step lie, which may be itself; see `find_homes`."""
+    steps, homes = steps_at(h.steps), int32s(h.homes)
+    own, last, count = steps[step], np_int(NOBODY), 0
+    bucket = own.signature & (ROOTS - 1)
+    home = np_int(homes[bucket])
+    if home >= h.step_count or steps[home].signature != own.signature or steps[home].home != home:
+        home = np_int(NOBODY)  # of an earlier graph, or another signature's
+    while home != NOBODY and count < MOST_HOMES:
+        is_free = steps[home].user != path and has_same_weights(h, own, steps[home])
+        if is_free and ((steps[home].mark == mark and mark != 0) or goes_on_from(h, home, path, head)):
+            return home
+        last = home
+        home = np_int(steps[home].next_home)
+        count += 1
+    own.mark = mark
+    own.next_home = home
+    if last == NOBODY:
+        homes[bucket] = step
+    else:
+        steps[last].next_home = step
+    return np_int(step)
+
+
+@external("void(int64, int64, int64)")
+def find_homes(context, path, head):  # type: ignore[no-untyped-def]
+    """Says where the results of a bundle's steps lie; `path`: its last step; `head`: its first node.
+
+    The first step of a recurrent network has other operands than the next, and yet the results of both should lie end
+    to end.  So a step's results lie among those of an earlier one of the same signature, in a bundle with the same last
+    parameter, or one that makes by itself what this bundle gets from another; from the last to the first, for what
+    others need comes last.
+    """
+    h = headers(context)[0]
+    steps, mark, at = steps_at(h.steps), last_parameter(h, path), np_int(path)
+    while at != NOBODY:
+        if steps[at].home != NOBODY:
+            steps[steps[at].home].user = path
+        at = np_int(steps[at].parent)
+    at = np_int(path)
+    while at != NOBODY:
+        if steps[at].home == NOBODY:
+            steps[at].home = find_home(h, at, path, mark, head)
+            steps[steps[at].home].user = path
+        at = np_int(steps[at].parent)
+
+
+@external("void(int64, int64, int64)")
+def describe_path(context, step, head):  # type: ignore[no-untyped-def]
+    """Tells the last step of a bundle what all of its steps come to; `head`: the bundle's first node.
 
     Its lists are of places among the bundle's operands: those from other bundles, parameters that are not shared, and
     pairs of the same operand, the second place first.
@@ -263,3 +352,4 @@ def describe_path(context, step):  # type: ignore[no-untyped-def]
         path.sinks |= np_int(scratch[uses + position] == 0) << position
         path.once |= np_int(scratch[uses + position] == 1) << position
     path.once &= ~path.kept
+    find_homes(context, step, head)

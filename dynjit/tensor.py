@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from dynjit import dlpack
-from dynjit.arena import random_state, space
+from dynjit.arena import random_state
 from dynjit.errors import StaleExpressionError, located
 from dynjit.shape import as_integer
+from dynjit.space import space
 
 
 class Tensor:

@@ -1,4 +1,4 @@
-"""Runs a plan as `cpu.py` does, and takes the time of each call: what graphs are run by while a profile is taken.
+"""Runs a plan as `cpu.py` and `backprop.py` do, and takes the time of each call; in use while a profile is taken.
 
 Compiled code adds up counts and times by operator, and writes an event for each call; both are numbers since the start
 of the process, of which profiles take differences.
@@ -27,13 +27,8 @@ from dynjit.arena import (
     shapes_at,
     signatures_at,
 )
-from dynjit.cpu import (
-    needs_gradient,
-    reached_nodes,
-    run_call,
-    run_call_back,
-    runs_whole,
-)
+from dynjit.backprop import needs_gradient, reached_nodes, run_call_back, runs_whole
+from dynjit.cpu import run_call
 from dynjit.deferred import add_deferred, is_weight, join_deferred
 from dynjit.jit import add_symbol, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.memory import reserve
@@ -219,7 +214,7 @@ def time_calls(context, recorder):  # type: ignore[no-untyped-def]
 
 @entry("int64(int64, int64)")
 def timed_backward(context, recorder):  # type: ignore[no-untyped-def]
-    """As `cpu.backward`, with times."""
+    """As `backprop.backward`, with times."""
     mode = flush_denormals()
     result = time_calls_back(context, recorder)
     set_floating_point_mode(mode)
@@ -307,7 +302,7 @@ class Stretch:
 
 
 class Pass:
-    """Stands in for `cpu.forward` or `cpu.backward`: times the calls, and loads kernels that are not in the table."""
+    """Stands in for `cpu.forward` or `backprop.backward`: times calls, and loads kernels that are not in the table."""
 
     def __init__(self, run: Any, load: Any) -> None:
         self.run, self.load = run, Stretch("compiling kernels", load)

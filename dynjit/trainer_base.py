@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from dynjit import cudapasses
-from dynjit.arena import space
 from dynjit.averages import Averages, MovingAverage
 from dynjit.errors import GradientError, ModelFileError, located
 from dynjit.jit import Compiled
 from dynjit.late import LateRows, compiled_steps, has_room, settle_others
 from dynjit.memory import reserve
-from dynjit.parameters import LookupParameters, ParameterCollection, parameter_changes
+from dynjit.models import ParameterCollection
+from dynjit.parameters import LookupParameters, parameter_changes
 from dynjit.passes import SPAN, Pass, shrink, spans_of, squared_norm
 from dynjit.shape import as_finite, as_integer, as_integers, as_number
+from dynjit.space import space
 from dynjit.textformat import Block
 from dynjit.trainer_state import checked_numbers, matched, read_state, write_state
 

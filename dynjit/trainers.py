@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dynjit.errors import located
-from dynjit.parameters import ParameterCollection
+from dynjit.models import ParameterCollection
 from dynjit.passes import compiled_rule
 from dynjit.scalars import INF, ONE, ZERO, exp
 from dynjit.shape import as_finite

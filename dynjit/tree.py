@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynjit.errors import located
-from dynjit.graph import Expression
+from dynjit.expressions import Expression
+from dynjit.models import ParameterCollection
 from dynjit.ops import layout, select, unary
 from dynjit.ops.binary import cmult
 from dynjit.ops.linear import add_product, affine_transform
 from dynjit.ops.nary import esum
 from dynjit.ops.recurrent import lstm_activation, vanilla_lstm_c, vanilla_lstm_h
 from dynjit.ops.unary import logistic
-from dynjit.parameters import ParameterCollection
 from dynjit.rnn_base import Builder, Run, Vectors, checked_sizes, masked
 from dynjit.rnn_lstm import VanillaLSTMBuilder
 from dynjit.shape import as_finite, as_integer, as_list, as_number, kind_of

@@ -14,7 +14,7 @@ os.environ.setdefault("DYNJIT_THREADS", "1")  # tests run side by side
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads, too
 
 import dynjit as dy
-from dynjit import graph, initializers, parameters, threads
+from dynjit import graph, initializers, models, threads
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 def new_graph() -> None:
     """An empty graph, grouping on, no weight decay, a fixed seed."""
     graph.settings["autobatch"] = 1
-    parameters.default_weight_decay[0] = 0.0
+    models.default_weight_decay[0] = 0.0
     dy.renew_cg()
     initializers.reset_random_seed(1)
 

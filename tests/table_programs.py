@@ -18,7 +18,8 @@ import numpy as np
 from records import call, expected_value, shape_of
 
 import dynjit as dy
-from dynjit import cpu, frontend, graph, op
+from dynjit import backprop, frontend, graph, op
+from dynjit.arena import random_state
 from dynjit.ops import leaf
 from dynjit.shape import Shape
 
@@ -111,14 +112,14 @@ def evaluated(
 ) -> tuple[Shape, list[np.ndarray]]:
     """The result's shape; value and gradients of a call in a graph of its own."""
     graph.current.renew()
-    graph.random_state[1] = STREAMS * number
+    random_state[1] = STREAMS * number
     shapes = map(shape_of, case.shapes)
     operands = [leaf.add_leaf(leaf.INPUT, shape, array) for shape, array in zip(shapes, arrays, strict=True)]
     y = call(operator, operands, case)._node()
     graph.current.evaluate([y])
     found = [graph.current.value(y).copy()]
     if backward and operands and not op.TABLE[operator.code]["flags"] & (op.NO_GRADIENT | op.VIEW):
-        cpu.start_backward.call(graph.current.address, y, 1)
+        backprop.start_backward.call(graph.current.address, y, 1)
         graph.current.gradient(y)[:] = np.cos(np.arange(found[0].size))
         graph.current.run_backward()
         found += [graph.current.gradient(x._node()).copy() for x in operands]
@@ -326,7 +327,7 @@ class Graph:
         self.made: list[Any] = [None] * len(plan.nodes)
         for number in plan.by_lane() if by_lane else range(len(plan.nodes)):
             node = plan.nodes[number]
-            graph.random_state[1] = STREAMS * number
+            random_state[1] = STREAMS * number
             self.made[number] = node.make() if node.make else self.called(node, number, twins)
             if stops and number % 5 == 3 and node.operator:
                 self.made[number].value()

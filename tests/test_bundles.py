@@ -190,3 +190,40 @@ def test_cells_are_computed_each_as_by_itself(model: dy.ParameterCollection, nam
         return [loss.npvalue(), *net.gradients(loss), *(cell.npvalue() for cell in cells)]
 
     both(net, use)
+
+
+def columns_copied() -> int:
+    calls = graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]
+    return int(calls["count"][calls["signature"] == GATHER].sum())
+
+
+def test_results_of_a_first_step_lie_in_front_of_those_of_later_ones(model: dy.ParameterCollection) -> None:
+    """So that the output layer finds them end to end, and the gradient of each weight is one product."""
+    lstm, output = dy.VanillaLSTMBuilder(1, SIZE, SIZE, model), model.add_parameters((3, SIZE))
+    table = model.add_lookup_parameters((STEPS, SIZE))
+    dy.renew_cg()
+    states = lstm.initial_state().transduce([table[i] for i in range(STEPS)])
+    dy.esum([dy.pickneglogsoftmax(output * h, 1) for h in states]).backward()
+    assert columns_copied() == 0
+    header, storage = graph.current.header, graph.current.storage
+    sizes = sorted(storage.arrays["deferred"]["batch"][: int(header["deferred_count"])].tolist())
+    assert sizes == [STEPS - 1, STEPS, STEPS, STEPS]  # of what was in front; the table; inputs; the output layer
+
+
+def test_results_of_two_kinds_of_cells_lie_end_to_end(model: dy.ParameterCollection) -> None:
+    """Of leaves and of inner nodes of trees, which have a bias in common."""
+    w, u = model.add_parameters((SIZE, SIZE)), model.add_parameters((SIZE, 2 * SIZE))
+    b, output = model.add_parameters(SIZE, init="uniform", scale=0.5), model.add_parameters((3, SIZE))
+    table = model.add_lookup_parameters((8, SIZE))
+    dy.renew_cg()
+
+    def cell(x: dy.Expression) -> dy.Expression:
+        return dy.cmult(x, dy.tanh(x))
+
+    level = [cell(b + w * table[i]) for i in range(8)]
+    nodes = level[:]
+    while len(level) > 1:
+        level = [cell(b + u * dy.concatenate([left, right])) for left, right in zip(level[::2], level[1::2])]
+        nodes += level
+    dy.esum([dy.pickneglogsoftmax(output * h, 1) for h in nodes]).value()
+    assert columns_copied() == 0

@@ -9,15 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dynjit"
 FLOORS = (  # a file imports from lower floors, and on its own floor from those listed before it
-    "errors settings jit threads memory textformat names dlpack",
+    "errors settings jit threads memory space textformat names dlpack",
     "shape legacy scalars vectors views routines blas tiles lines op",
     "ops families",
     "arena kernels calls deferred steps bundles merging parts marking cuts pieces dividing plan cudakernels",
-    "cpu program lowering cublas device gpu cudapasses timing recording slots inputs calling frontend",
-    "subscripts tensor nodes graph",
+    "cpu backprop program lowering cublas device gpu cudapasses timing recording slots inputs calling frontend",
+    "subscripts tensor nodes graph expressions",
     "initializers sequence graphviz",
-    "parameters",
-    "rnn_base rnn_lstm rnn tree softmax_builders saving gradcheck",
+    "parameters models",
+    "rnn_state rnn_base rnn_lstm rnn tree softmax_builders saving gradcheck",
     "passes averages late trainer_state trainer_base trainers",
     "profiling batching options",
     "config dynet",

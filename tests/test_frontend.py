@@ -13,7 +13,8 @@ import pytest
 from records import shape_of, twins_alone
 
 import dynjit as dy
-from dynjit import frontend, graph, initializers, op
+from dynjit import expressions, frontend, graph, initializers, op
+from dynjit.arena import random_state
 from dynjit.errors import ShapeError, StaleExpressionError
 from dynjit.ops import leaf, linear, unary
 
@@ -38,13 +39,13 @@ class MyList(list):
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
     """What a call does: the node that it makes with all that is known of it, or the error."""
     header, first = graph.current.header, int(graph.current.header["node_count"])
-    streams = graph.random_state.tolist()
+    streams = random_state.tolist()
     try:
         made = call()
     except Exception as error:
         text = re.sub(r" \(at .*\)$", "", str(error))
         text = re.sub(r"0x[0-9a-f]+|\d+/\d+", "", text)
-        return type(error), text, int(header["node_count"]) - first, graph.random_state.tolist() != streams
+        return type(error), text, int(header["node_count"]) - first, random_state.tolist() != streams
     if not isinstance(made, dy.Expression):
         return (type(made),)
     number, count = made._node(), int(header["node_count"])
@@ -258,7 +259,7 @@ def slow_call(name: str, slots: dict[str, str], given: tuple[Any, ...]) -> Any:
     """The same call by the twin of a slot; None for calls that have none."""
     w, b, x, table = given
     arguments = {"add": (b, x), "product": (w, x), "negate": (b, b), "pick": (x, 1)}
-    return graph.slow[slots[name]](*arguments[name]) if name in slots else None
+    return expressions.slow[slots[name]](*arguments[name]) if name in slots else None
 
 
 # ---- the operators of expressions ------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def both_ways(name: str, native: Callable[[], Any], slow: Callable[[], Any]) -> 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs(name: str) -> None:
-    native, slow = PAIRS[name], graph.slow[name]
+    native, slow = PAIRS[name], expressions.slow[name]
     dy.renew_cg()
     old = dy.inputVector([1, 2, 3])
     dy.renew_cg()
@@ -299,7 +300,7 @@ def test_a_power_with_a_number_is_one_node() -> None:
         dy.renew_cg()
         x = dy.inputVector([0.5, 2.0])
         for exponent in (3, -1, 0.5, 0):
-            y = graph.slow["power"](x, exponent) if alone else x**exponent
+            y = expressions.slow["power"](x, exponent) if alone else x**exponent
             assert y._node() == graph.current.header["node_count"] - 1
             np.testing.assert_allclose(y.npvalue(), x.npvalue() ** exponent, rtol=1e-6)
         assert graph.current.header["node_count"] == 5
@@ -311,7 +312,7 @@ def test_a_power_with_a_number_is_one_node() -> None:
 
 def test_powers_have_no_modulus() -> None:
     x = dy.inputVector([1, 2])
-    for call in (lambda: pow(x, 2, 3), lambda: pow(x, x, x), lambda: graph.slow["power"](x, 2, 3)):
+    for call in (lambda: pow(x, 2, 3), lambda: pow(x, x, x), lambda: expressions.slow["power"](x, 2, 3)):
         with pytest.raises(TypeError, match="pow: an expression has no modulus"):
             call()
     np.testing.assert_allclose((x**2).value(), [1, 4])
@@ -330,7 +331,7 @@ def test_subscripts(index: Any, model: dy.ParameterCollection) -> None:
     table = model.add_lookup_parameters((3, 2))
     for what in (lambda: dy.inputVector([1, 2, 3]), lambda: dy.inputTensor(np.ones((3, 2))), lambda: table):
         found = []
-        for subscript in (python_operator.getitem, graph.slow["subscript"]):
+        for subscript in (python_operator.getitem, expressions.slow["subscript"]):
             dy.renew_cg()
             x = what()
             found.append(outcome(lambda f=subscript, x=x: f(x, index)))

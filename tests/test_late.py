@@ -11,7 +11,7 @@ import pytest
 
 import dynjit as dy
 from dynjit import late
-from dynjit.arena import space
+from dynjit.space import space
 
 ROWS, SIZE = 40, 6
 TRAINERS: dict[str, Callable[[dy.ParameterCollection], dy.Trainer]] = {

@@ -10,7 +10,7 @@ import pytest
 from records import call, expected_value, shape_of
 
 import dynjit as dy
-from dynjit import cpu, graph, initializers, op, threads
+from dynjit import backprop, graph, initializers, op, threads
 from dynjit.gradcheck import WideGraph, check_nodes
 from dynjit.ops import leaf
 
@@ -85,7 +85,7 @@ def test_value_is_written_whole_and_gradients_add_up(operator: op.Operator, case
     whole = graph.current.gradient(y._node())
     results = []
     for rounds in (1, 2):
-        cpu.start_backward.call(graph.current.address, y._node(), 1)
+        backprop.start_backward.call(graph.current.address, y._node(), 1)
         for _ in range(rounds):
             whole[:] = 1
             graph.current.header["cursor"] = graph.current.header["call_count"]
@@ -119,7 +119,7 @@ def test_grouped_equals_single(operator: op.Operator, case: op.Case) -> None:
             pytest.skip("random: each node has a stream of its own")
         numbers = [y._node() for y in results]
         graph.current.evaluate(numbers)
-        cpu.start_backward.call(graph.current.address, numbers[0], 1)
+        backprop.start_backward.call(graph.current.address, numbers[0], 1)
         for number in numbers:
             graph.current.storage.arrays["work"]["reached"][number] = graph.current.header["reach"]
             graph.current.gradient(number)[:] = random.uniform(0.5, 1, graph.current.shape(number).size)

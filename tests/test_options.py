@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import config, graph, options, parameters, profiling
+from dynjit import config, graph, models, options, profiling
 from dynjit.errors import NoCudaError
 
 
@@ -99,16 +99,16 @@ def test_from_args_leaves_the_arguments_alone(monkeypatch) -> None:
 
 def test_no_flags_change_nothing(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["program", "--seed", "5"])
-    parameters.default_weight_decay[0] = 0.5
+    models.default_weight_decay[0] = 0.5
     options.start()
-    assert parameters.default_weight_decay[0] == 0.5
+    assert models.default_weight_decay[0] == 0.5
 
 
 def test_the_second_initialisation_warns(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["program", "--dynet-weight-decay", "0.1"])
     dy.init()
     assert capsys.readouterr().err == ""
-    assert parameters.default_weight_decay[0] == 0.1
+    assert models.default_weight_decay[0] == 0.1
     params = dy.DynetParams()
     params.set_weight_decay(0.2)
     for again in (dy.init, params.init, lambda: dy.init_from_params(params)):
@@ -116,7 +116,7 @@ def test_the_second_initialisation_warns(monkeypatch, capsys) -> None:
         assert capsys.readouterr().err == (
             "WARNING: Attempting to initialize dynet twice. Ignoring duplicate initialization.\n"
         )
-    assert parameters.default_weight_decay[0] == 0.1
+    assert models.default_weight_decay[0] == 0.1
 
 
 def test_params_one_by_one() -> None:
@@ -132,7 +132,7 @@ def test_params_one_by_one() -> None:
     params.set_cpu_mode()
     dy.init_from_params(params)
     assert graph.settings["autobatch"] == 0
-    assert parameters.default_weight_decay[0] == 0.2
+    assert models.default_weight_decay[0] == 0.2
     assert len(profiling.of_process) == 1
     profiling.profile_process(0)
     params.from_config({"mem": "1,1,1,1", "seed": 1, "autobatch": 3, "profiling": 0, "weight_decay": 0,
@@ -168,7 +168,7 @@ def test_config() -> None:
     assert graph.settings["autobatch"] == 0
     config.set()  # what is not given again returns to its default
     assert graph.settings["autobatch"] == 1
-    assert parameters.default_weight_decay[0] == 0
+    assert models.default_weight_decay[0] == 0
 
 
 def test_config_refuses_gpus() -> None:

@@ -15,8 +15,8 @@ import pytest
 
 import dynjit as dy
 from dynjit import initializers, parameters
-from dynjit.arena import space
 from dynjit.errors import ModelFileError, ShapeError
+from dynjit.space import space
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 

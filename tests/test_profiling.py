@@ -183,19 +183,18 @@ def test_a_profile_changes_no_result() -> None:
 
 def test_nothing_is_recorded_outside() -> None:
     def state() -> tuple:
-        return graph.engine, graph.native_value, graph.native_place, dy.Trainer.update, timing.totals[:200].tobytes()
+        return graph.engine, dy.Trainer.update, timing.totals[:200].tobytes()
 
     with dy.profile():
         train(dy.ParameterCollection())
     before, stretches = state(), dict(timing.stretches)
     assert before[0] is graph.PLAIN
-    assert before[1] is graph.NATIVE_VALUE
     train(dy.ParameterCollection())
     assert state() == before
     assert timing.stretches == stretches
     with pytest.raises(KeyError), dy.profile():
         raise KeyError
-    assert state()[:4] == before[:4]
+    assert state()[:2] == before[:2]
     assert timing.listeners == []
 
 

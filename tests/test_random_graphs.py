@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import dynjit as dy
 from dynjit import graph, initializers, threads
+from dynjit.arena import random_state
 from dynjit.gradcheck import WideGraph
 
 SIZE, BATCH, ROWS = 4, 3, 6
@@ -152,39 +154,62 @@ def test_grouping_and_early_values_change_nothing(program: list[tuple[int, int, 
         close(other_gradients, gradients, 1e-4)
 
 
+Cell = list[tuple[int, int, int, int]]
+PLAIN, ASKED, DROPPED, ASKED_AND_DROPPED, CONSTANT = range(5)  # what becomes of a cell
+
+
+def take_cell(builder: Builder, cell: Cell, left_out: int) -> None:
+    for k, step in enumerate(cell):
+        if not (left_out >> k) & 1:
+            builder.step(*step)
+
+
+def take_and_drop(builder: Builder, cell: Cell, left_out: int, asked: bool) -> None:
+    """A cell that is gone in the end, though its values may have been computed."""
+    kept = builder.vectors[:], builder.states[:], builder.losses[:], random_state.copy()
+    dy.cg_checkpoint()
+    take_cell(builder, cell, left_out)
+    if asked:
+        builder.vectors[-1].value()
+    dy.cg_revert()
+    builder.vectors, builder.states, builder.losses, random_state[:] = kept
+
+
 def sequences(
-    cell: list[tuple[int, int, int, int]], left_out: list[list[int]], grouped: bool, stops: bool = False
+    cell: Cell, left_out: list[list[tuple[int, int]]], grouped: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Values and gradients of sequences of cells; `left_out`: of each cell of each sequence, bits of steps left out."""
+    """Values and gradients of sequences of cells.
+
+    left_out: of each cell of each sequence, bits of steps that are left out, and what becomes of it.
+    """
     first = build([], grouped)
     builders = [Builder(first.net, latest=5) for _ in left_out]
     for builder, cells in zip(builders, left_out, strict=True):
-        for number, bits in enumerate(cells):
-            for k, step in enumerate(cell):
-                if not (bits >> k) & 1:
-                    builder.step(*step)
-            if stops and number % 3 == 1:
+        for bits, fate in cells:
+            if fate in (DROPPED, ASKED_AND_DROPPED):
+                take_and_drop(builder, cell, bits, fate == ASKED_AND_DROPPED)
+            with dy.no_grad() if fate == CONSTANT else contextlib.nullcontext():
+                take_cell(builder, cell, bits)
+            if fate == ASKED:
                 builder.vectors[-1].value()
     values, gradients = run(first, lambda _: dy.esum([builder.total() for builder in builders]))
     return [*values, *(v.npvalue() for builder in builders for v in builder.vectors)], gradients
 
 
 cells = st.lists(instruction, min_size=1, max_size=10)
-omissions = st.lists(
-    st.lists(st.sampled_from([0, 0, 0, 1, 4, 6, 40, 256]), min_size=3, max_size=8), min_size=1, max_size=4
-)
+omissions = st.sampled_from([0, 0, 0, 1, 4, 6, 40, 256])
+plain = omissions.map(lambda bits: (bits, PLAIN))
+fates = st.tuples(omissions, st.sampled_from([PLAIN, PLAIN, ASKED, DROPPED, ASKED_AND_DROPPED, CONSTANT]))
 
 
 @pytest.mark.usefixtures("every_call_is_shared")
 @profile
-@given(cells, omissions)
-def test_repeated_cells_are_computed_as_single_nodes(
-    cell: list[tuple[int, int, int, int]], left_out: list[list[int]]
-) -> None:
+@given(cells, st.lists(st.lists(plain | fates, min_size=3, max_size=8), min_size=1, max_size=4))
+def test_repeated_cells_are_computed_as_single_nodes(cell: Cell, left_out: list[list[tuple[int, int]]]) -> None:
     values, gradients = sequences(cell, left_out, grouped=False)
-    for count, stops in ((1, False), (1, True), (2, False)):
+    for count in (1, 2):
         threads.set_threads(count)
-        other_values, other_gradients = sequences(cell, left_out, True, stops)
+        other_values, other_gradients = sequences(cell, left_out, grouped=True)
         close(other_values, values, 1e-4)
         close(other_gradients, gradients, 1e-3)
 

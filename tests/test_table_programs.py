@@ -13,6 +13,7 @@ from table_programs import LARGER, OPERATORS, OWN_NUMBERS, Graph, Plan, Program,
 
 import dynjit as dy
 from dynjit import frontend, graph, op, threads
+from dynjit.arena import random_state
 from dynjit.gradcheck import WideGraph
 
 CASES = [
@@ -109,7 +110,7 @@ def recorded(plan: Plan, twins: bool) -> tuple[bytes, ...]:
     nodes = graph.current.nodes[: int(header["node_count"])]
     return (
         nodes.tobytes(), storage.args[: int(header["arg_count"])].tobytes(),
-        storage.data[: int(header["data_count"])].tobytes(), graph.random_state.tobytes(),
+        storage.data[: int(header["data_count"])].tobytes(), random_state.tobytes(),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import dynjit as dy
 from dynjit import gpu, graph
-from dynjit.arena import space
+from dynjit.space import space
 
 
 @contextlib.contextmanager

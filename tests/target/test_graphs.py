@@ -11,8 +11,8 @@ from ptx.emulator import EmulationError, Order
 
 import dynjit as dy
 from dynjit import cudakernels, dlpack, gpu, graph, op
-from dynjit.arena import space
 from dynjit.errors import StaleExpressionError
+from dynjit.space import space
 
 compile.require(compile.missing(), build.missing())
 

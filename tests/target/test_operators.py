@@ -9,8 +9,8 @@ from records import call
 from test_ops import operands_of, random_of
 
 import dynjit as dy
-from dynjit import cpu, cudakernels, device, gpu, graph, op
-from dynjit.arena import space
+from dynjit import backprop, cudakernels, device, gpu, graph, op
+from dynjit.space import space
 
 compile.require(compile.missing(), build.missing())
 
@@ -53,7 +53,7 @@ def computed(operator: op.Operator, case: op.Case, copies: int) -> tuple[list[np
     graph.current.backward_from = number
     graph.current.backward_top = int(graph.current.header["value_top"])
     if space.executor is None:
-        cpu.start_backward.call(graph.current.address, number, 1)
+        backprop.start_backward.call(graph.current.address, number, 1)
         graph.current.gradient(number)[:] = gradient
         graph.current.run_backward()
     else:
