@@ -199,6 +199,12 @@ def restart(context, step, number):  # type: ignore[no-untyped-def]
     return root
 
 
+@inline
+def is_constant(h, pattern):  # type: ignore[no-untyped-def]
+    """Whether an operand with a pattern is the same parameter for all bundles."""
+    return pattern <= FIXED and pattern > SAME and is_parameter(h, FIXED - pattern)
+
+
 @helper
 def has_same_weights(h, a, b):  # type: ignore[no-untyped-def]
     """Whether two steps of one signature have the same shared operands."""
@@ -216,7 +222,7 @@ def last_parameter(h, step):  # type: ignore[no-untyped-def]
     while at != NOBODY:
         for k in range(steps[at].arity - 1, -1, -1):
             pattern = np_int(patterns[steps[at].pattern + k])
-            if pattern <= FIXED and pattern > SAME and is_parameter(h, FIXED - pattern):
+            if is_constant(h, pattern):
                 return pattern
         at = np_int(steps[at].parent)
     return np_int(0)
@@ -315,10 +321,8 @@ def describe_path(context, step, head):  # type: ignore[no-untyped-def]
             shared = operators_at(h.operators)[signatures_at(h.signatures)[own.signature].op].shared
             for k in range(own.arity):
                 pattern = patterns[own.pattern + k]
-                is_fixed = pattern <= FIXED and pattern > SAME
-                is_constant = is_fixed and is_parameter(h, FIXED - pattern)
-                is_outer = pattern == OUTER or (is_fixed and not is_constant)
-                is_bias = is_constant and not is_shared(shared, k, own.arity)
+                is_outer = pattern < 0 and pattern > SAME and not is_constant(h, pattern)
+                is_bias = is_constant(h, pattern) and not is_shared(shared, k, own.arity)
                 if (kind == 0 and is_outer) or (kind == 1 and is_bias):
                     patterns[h.pattern_count + count] = place
                     count += 1

@@ -42,6 +42,11 @@ class Network:
         return -dy.esum([dy.log(dy.pick(score, 1)) for score in self.scores])
 
 
+def calls() -> np.ndarray:
+    """The kernel calls of the current graph's plan."""
+    return graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]  # type: ignore[no-any-return]
+
+
 def bundle_count() -> int:
     return int(graph.current.header["bundle_count"])
 
@@ -68,11 +73,10 @@ def test_output_layers_wait_for_all_steps(model: dy.ParameterCollection) -> None
     net.build(True)
     net.loss().value()
     weight = net.v._node()
-    calls = graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]
     order, args, nodes = graph.current.storage.arrays["order"], graph.current.storage.args, graph.current.nodes
     sizes = [
         int(call["count"])
-        for call in calls
+        for call in calls()
         if call["signature"] != GATHER
         and op.operators[int(op.SIGNATURES[call["signature"]]["op"])].name == "product"
         and args[nodes[order[call["first"]]]["args"]] == weight
@@ -154,7 +158,7 @@ def test_sums_over_many_nodes_are_bundles_of_their_own(model: dy.ParameterCollec
     total.value()
     products = [
         int(call["count"])
-        for call in graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]
+        for call in calls()
         if call["signature"] != GATHER and op.operators[int(op.SIGNATURES[call["signature"]]["op"])].name == "product"
     ]
     assert products == [sum(range(2, 20))]
@@ -193,8 +197,7 @@ def test_cells_are_computed_each_as_by_itself(model: dy.ParameterCollection, nam
 
 
 def columns_copied() -> int:
-    calls = graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]
-    return int(calls["count"][calls["signature"] == GATHER].sum())
+    return int(calls()["count"][calls()["signature"] == GATHER].sum())
 
 
 def test_results_of_a_first_step_lie_in_front_of_those_of_later_ones(model: dy.ParameterCollection) -> None:
