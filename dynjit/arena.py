@@ -6,6 +6,7 @@ in every process).  All arrays are reservations of address space: they never mov
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from typing import Any
 
@@ -80,6 +81,7 @@ COUNTERS = (
     "waiting", "whole_generation", "planned", "formed", "bundle_count", "step_count",
     "pattern_count", "most_keys",
     "listed", "strewn", "levels", "time", "room", "part_time", "first_result", "era",
+    "check_validity", "backward_from", "backward_top",
 )  # fmt: skip
 LIMITS = ("node_capacity", "arg_capacity", "data_capacity", "value_base", "value_end")
 ADDRESSES = (
@@ -90,6 +92,14 @@ ADDRESSES = (
 )  # fmt: skip
 HEADER = np.dtype([(name, "i8") for name in (*COUNTERS, *LIMITS, *ADDRESSES)])
 HEADER_BYTES = HEADER.itemsize
+
+
+class Header(ctypes.Structure):
+    """Python's view of a header: its fields are ints, got and set in a tenth of the time of a NumPy record's."""
+
+    __slots__ = ()
+    _fields_ = [(name, ctypes.c_int64) for name in HEADER.names or ()]
+
 
 # of a part of a graph (parts.py): its first call and the one behind its last; where its planning began to list
 PART = np.dtype([(name, "i8") for name in ("call", "stop", "order", "deferred", "merged")])
@@ -158,39 +168,42 @@ class Storage:
 
     def __init__(self) -> None:
         self.start, self.end = space.take_span()
-        header = np.zeros(1, HEADER)
+        self.header = header = Header()
         nodes, args, data = reserve(NODES, NODE), reserve(NODES * 4, np.int32), reserve(NODES * 4, np.int64)
-        self.arena = Arena(header, nodes, args, data)
-        self.header, self.nodes, self.args, self.data = header[0], nodes, args, data
-        self.address = header.ctypes.data
+        self.arena = Arena(self.record(), nodes, args, data)
+        self.nodes, self.args, self.data = nodes, args, data
+        self.address = ctypes.addressof(header)
         self.arrays = {name: reserve(count, dtype) for name, (dtype, count) in ARRAYS.items()}
-        record = self.header
         sizes = {name: array.size for name, array in self.arrays.items()}
         # no plan needs more per node, or per operand, than this
         per_node = min(
             *(sizes[name] for name in ("work", "order", "ready", "stack", "mode", "heap", "bundle_of")),
             *(sizes[name] // 4 for name in ("bundles", "steps", "keys")),
         )
-        record["node_capacity"] = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2,
+        header.node_capacity = min(nodes.size, per_node, sizes["slots"] // 4, sizes["calls"] // 2,
                                       sizes["deferred"] // 2) - SHADOWS  # fmt: skip
-        record["arg_capacity"] = min(args.size, sizes["consumers"] // 2, sizes["twins"] // 2,
+        header.arg_capacity = min(args.size, sizes["consumers"] // 2, sizes["twins"] // 2,
                                      sizes["arguments"] // 8, sizes["patterns"] // 8) - SHADOWS  # fmt: skip
-        record["data_capacity"] = data.size // 2  # the plan lays indices end to end behind the nodes' own
-        record["value_base"] = record["value_top"] = self.start
-        record["value_end"] = min(self.end, self.start + space.most)
-        record["autobatch"] = record["overwriting"] = 1
+        header.data_capacity = data.size // 2  # the plan lays indices end to end behind the nodes' own
+        header.value_base = self.start
+        header.value_end = min(self.end, self.start + space.most)
+        header.autobatch = 1
         known = {
             "nodes": nodes, "args": args, "data": data, "v": space.single.v, "g": space.single.g,
             "signatures": op.SIGNATURES, "pool": op.POOL, "operators": op.TABLE, "shapes": SHAPES,
             "kernels": kernels, "seed": random_state, "late": late_tables, **self.arrays,
         }  # fmt: skip
         for name, array in known.items():
-            record[name] = array.ctypes.data
+            setattr(header, name, array.ctypes.data)
         weakref.finalize(self, space.give_span, self.start).atexit = False
+
+    def record(self) -> np.ndarray:
+        """The header as an array of one record."""
+        return np.frombuffer(self.header, HEADER)  # type: ignore[call-overload, no-any-return]
 
     def widened(self) -> np.ndarray:
         """A header over the same nodes with float64 values and gradients and float64 kernels."""
-        header = np.array([self.header], HEADER)
+        header = self.record().copy()
         header["v"], header["g"] = space.double.v.ctypes.data, space.double.g.ctypes.data
         header["kernels"] += kernels.nbytes // 2
         header["wide"] = 1
@@ -278,6 +291,57 @@ def append_leaf(h, signature, value, flags):  # type: ignore[no-untyped-def]
 @entry("int64(int64, int64, int64, int64)")
 def append_leaf_node(context, signature, value, flags):  # type: ignore[no-untyped-def]
     return append_leaf(headers(context)[0], signature, value, flags)
+
+
+# ---- dropping nodes and results ------------------------------------------------------------------------------------
+
+
+@helper
+def drop_plan(h):  # type: ignore[no-untyped-def]
+    """Drops all calls, and what planning knows of the nodes."""
+    h.order_count = 0
+    h.call_count = 0
+    h.calls_done = 0
+    h.deferred_count = 0
+    h.argument_count = 0
+    h.parts = 0
+    h.planned = 0
+    h.formed = 0
+    h.bundle_count = 0
+    h.step_count = 0
+    h.pattern_count = 0
+    h.overwritten = 0
+    h.merged = 0
+
+
+@entry("int64(int64)")
+def drop_results(context):  # type: ignore[no-untyped-def]
+    """Drops the values of all nodes but leaves; the memory that they took is not used again."""
+    h = headers(context)[0]
+    nodes, signatures, operators = nodes_at(h.nodes), signatures_at(h.signatures), operators_at(h.operators)
+    for number in range(h.node_count):
+        if operators[signatures[nodes[number].signature].op].flags & op.LEAF == 0:
+            nodes[number].value = -1
+    drop_plan(h)
+    return 0
+
+
+@entry("int64(int64, int64, int64)")
+def drop_nodes(context, version, era):  # type: ignore[no-untyped-def]
+    """Drops all nodes; those that come next are of another version and era."""
+    h = headers(context)[0]
+    h.node_count = 0
+    h.arg_count = 0
+    h.data_count = 0
+    h.value_top = h.value_base
+    h.overwriting = 1
+    h.stops = 0
+    h.backward_from = -1
+    h.backward_top = -1
+    h.version = version
+    h.era = era
+    drop_plan(h)
+    return 0
 
 
 # ---- the hash table of signatures ------------------------------------------------------------------------------------

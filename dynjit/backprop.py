@@ -118,11 +118,13 @@ def clear_all(h, context):  # type: ignore[no-untyped-def]
     clear_results(h, stop, h.call_count)
 
 
-@entry("int64(int64, int64, int64)")
+@external("int64(int64, int64, int64)")
 def start_backward(context, target, full):  # type: ignore[no-untyped-def]
     """Clears the graph's gradients, sets the target's to one, and prepares `backward`."""
     h = headers(context)[0]
     h.full = full
+    h.backward_from = target
+    h.backward_top = h.value_top
     h.whole_reached = target == h.whole and h.stops == 0
     if not h.whole_reached:
         mark_reached(h, target)

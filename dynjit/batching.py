@@ -89,9 +89,9 @@ class Reader:
 
     def __init__(self, graph: ComputationGraph) -> None:
         self.graph, self.nodes, self.args = graph, graph.nodes, graph.storage.args
-        arrays, count = graph.storage.arrays, int(graph.header["node_count"])
-        self.order: list[int] = arrays["order"][: int(graph.header["order_count"])].tolist()
-        self.calls = arrays["calls"][: int(graph.header["call_count"])]
+        arrays, count = graph.storage.arrays, graph.header.node_count
+        self.order: list[int] = arrays["order"][: graph.header.order_count].tolist()
+        self.calls = arrays["calls"][: graph.header.call_count]
         self.plan_of = dict(enumerate(arrays["bundles"]["stamp"][arrays["bundle_of"][:count]].tolist()))
         self.planned = Counter(self.plan_of.values())
         self.takes = {
@@ -150,7 +150,7 @@ class Reader:
     def why_never(self, number: int) -> str:
         """Why nodes like this one never have a group; empty if they may."""
         operands, weights = self.operands(number), self.weights(number)
-        if not self.graph.header["autobatch"]:
+        if not self.graph.header.autobatch:
             return OFF
         if self.graph.operator(number).group == op.NEVER:
             return NEVER

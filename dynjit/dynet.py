@@ -374,7 +374,7 @@ def new_graph(autobatching: bool | None = None) -> ComputationGraph:
     """
     made = ComputationGraph()
     if autobatching is not None:
-        made.header["autobatch"] = bool(autobatching)
+        made.header.autobatch = bool(autobatching)
     return made
 
 

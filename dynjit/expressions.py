@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dynjit import frontend, graph, op, subscripts
+from dynjit import frontend, op, slots, subscripts
 from dynjit.arena import random_state
 from dynjit.errors import StaleExpressionError, located
 from dynjit.families import FAMILIES
-from dynjit.graph import PLAIN, ComputationGraph, here, mine, values_at
+from dynjit.graph import ComputationGraph, here, values_at
 from dynjit.ops import binary, leaf, linear, select, unary
 from dynjit.recording import PLACE
 from dynjit.shape import Shape, as_integer, as_integers, as_number, kind_of, shapes
@@ -24,15 +24,18 @@ from dynjit.tensor import DeviceTensor, Tensor
 
 slow: dict[str, Callable] = {}  # what the native slots hand over to, by the names of frontend.SLOTS
 NUMBERS = (int, float, np.integer, np.floating)
-native_value = frontend.value_builtin(False)  # the plain case of Expression.value
-native_place = frontend.value_builtin(True)  # where a value lies, in the plain case
+# the plain cases of methods of expressions
+native_value, native_scalar, native_flat, native_place = (
+    frontend.reader(slots.native_value, kind) for kind in (slots.NATURAL, slots.SCALAR, slots.FLAT, slots.LIES)
+)
+native_shape, native_start_backward = map(frontend.reader, (slots.native_shape, slots.native_start_backward))
 
 
 def natural(window: np.ndarray, shape: Shape) -> np.ndarray:
     """A float64 copy in index order (axes, then the mini-batch if there is one)."""
     dims = shape.dims if shape.batch == 1 else (*shape.dims, shape.batch)
     copy = window.astype(np.float64)
-    return copy if len(dims) == 1 else copy.reshape(dims or (1,), order="F")
+    return copy if len(dims) <= 1 else copy.reshape(dims, order="F")
 
 
 @frontend.expression_type(slow)
@@ -49,7 +52,7 @@ class Expression:
         if handle >> 32 != current._version or not current.has(number):
             raise StaleExpressionError(located(
                 "Expression of another graph than the current one"
-                if handle >> 32 != current._version and handle >> 32 in ComputationGraph.living else
+                if handle >> 32 != current._version and ComputationGraph.of_version(handle >> 32) else
                 "Stale Expression (created before renewing the Computation Graph, or dropped by cg_revert)"
             ))  # fmt: skip
         return number
@@ -57,16 +60,18 @@ class Expression:
     def _place(self) -> tuple[ComputationGraph, int]:
         """(its graph, its number): as `_node`, but the graph need not be current if it is still alive."""
         current, version, number = here(), self.handle >> 32, self.handle & 0xFFFFFFFF
-        home = current if version == current._version else ComputationGraph.living.get(version, current)
+        home = current if version == current._version else ComputationGraph.of_version(version) or current
         if isinstance(self, NativeParameter) or not home.has(number) or version != home._version:
             return current, self._node()
         return home, number
 
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes of the axes), mini-batch size)."""
-        home, number = self._place()
-        shape = home.shape(number)
-        return shape.dims, shape.batch
+        found = native_shape(self)
+        if found < 0:
+            home, number = self._place()
+            return tuple(home.shape(number))  # type: ignore[return-value]
+        return tuple(shapes[found])  # type: ignore[return-value]
 
     def forward(self, recalculate: bool = False) -> None:
         """Computes the value if it is not there yet."""
@@ -74,13 +79,11 @@ class Expression:
         home.evaluate([number], recalculate)
 
     def _value(self, recalculate: bool) -> tuple[np.ndarray, Shape]:
-        if native_place and graph.engine is PLAIN and not (recalculate or mine.graph.check_validity or space.executor):
-            place = native_place(self)
-            if place >= 0:
-                start, shape = place // PLACE, shapes[place % PLACE]
-                return values_at(start, shape.size), shape
+        if not recalculate and (place := native_place(self)) >= 0:
+            start, shape = place // PLACE, shapes[place % PLACE]
+            return values_at(start, shape.size), shape
         home, number = self._place()
-        if home.is_pending or recalculate or home.nodes[number]["value"] < 0:
+        if home.is_pending or recalculate or home.places[number] < 0:
             home.evaluate([number], recalculate)
         return home.value(number), home.shape(number)
 
@@ -108,10 +111,8 @@ class Expression:
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: an array from rank 2 on, else a float if it has one element, else a flat list."""
-        if native_value and graph.engine is PLAIN and not (recalculate or mine.graph.check_validity or space.executor):
-            found = native_value(self)
-            if type(found) is not int:
-                return found
+        if not recalculate and type(found := native_value(self)) is not int:
+            return found
         window, shape = self._value(recalculate)
         if len(shape.dims) > 1:
             return natural(window, shape)
@@ -119,6 +120,8 @@ class Expression:
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression of one element; raises ValueError for others."""
+        if not recalculate and type(found := native_scalar(self)) is float:
+            return found
         home, number = self._place()
         if home.shape(number).size != 1:
             raise ValueError(located(f"scalar_value: needs one element, got {home.shape(number)}"))
@@ -126,6 +129,8 @@ class Expression:
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list in memory order: first axis fastest, mini-batch slowest."""
+        if not recalculate and type(found := native_flat(self)) is list:
+            return found
         return self._value(recalculate)[0].tolist()  # type: ignore[no-any-return]
 
     def backward(self, full: bool = False) -> None:
@@ -133,6 +138,10 @@ class Expression:
 
         full: find the gradients of inputs, too.  Raises ValueError unless the value has one element.
         """
+        current = here()
+        if not full and current.constants_from < 0 and native_start_backward(self) == 0:
+            current.run_backward()
+            return
         home, number = self._place()
         home.backward(number, full)
 
@@ -142,15 +151,15 @@ class Expression:
         Raises RuntimeError before `backward`, and for nodes newer than its target.
         """
         home, number = self._place()
-        if home.backward_from < 0:
+        if home.header.backward_from < 0:
             raise RuntimeError(located("gradient: needs backward() first"))
-        if number > home.backward_from:
+        if number > home.header.backward_from:
             raise RuntimeError(located(
-                f"gradient: needs a node up to that of backward ({home.backward_from}), got node {number}"
+                f"gradient: needs a node up to that of backward ({home.header.backward_from}), got node {number}"
             ))  # fmt: skip
         if not home.operator(number).leaf:
             home.keep_results()
-        if not 0 <= home.nodes[number]["value"] < home.backward_top:  # computed after backward, or not at all
+        if not 0 <= home.places[number] < home.header.backward_top:  # computed after backward, or not at all
             return natural(np.zeros(home.shape(number).size), home.shape(number))
         return natural(home.gradient(number), home.shape(number))
 
@@ -176,7 +185,7 @@ class Expression:
 
     def __repr__(self) -> str:
         number, version = self.handle & 0xFFFFFFFF, self.handle >> 32
-        home = ComputationGraph.living.get(version)
+        home = ComputationGraph.of_version(version)
         if home is None or not home.has(number):
             return f"expression {number}/{version} (stale)"
         return f"expression {number}/{version} ({home.operator(number).name} {home.shape(number)})"

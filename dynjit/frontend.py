@@ -338,11 +338,11 @@ def inherit(owner: type, name: str) -> None:
         put_method(owner, name)
 
 
-def value_builtin(wants_place: bool) -> Callable | None:
-    """The compiled function behind an expression's value, or behind where it lies; None where there is none."""
+def reader(compiled: Compiled, kind: int = 0) -> Callable[[Any], Any]:
+    """A builtin that tells what compiled code knows of an expression; NOT_PLAIN where it hands over."""
     if not is_native:
-        return None
-    return c_function("value", "", slots.native_value, int(wants_place), value_builtin)
+        return lambda expression: slots.NOT_PLAIN
+    return c_function(compiled.function.__name__, "", compiled, kind, reader)
 
 
 def use(storage: Storage | None) -> None:
@@ -352,6 +352,11 @@ def use(storage: Storage | None) -> None:
     """
     state[0]["header"] = nothing.ctypes.data if storage is None else storage.address
     state[0]["thread"] = threading.get_ident()
+
+
+def let_run(allowed: bool) -> None:
+    """Whether compiled code may plan and run graphs by itself; else it only records them."""
+    state[0]["may_run"] = allowed
 
 
 def connect(

@@ -121,7 +121,7 @@ class Executor:
         """Makes room for the parameters and a graph; if there is none, saves everything and raises MemoryError."""
         parameters, values = space.parameter_top, 0
         if graph is not None:
-            values = int(graph.header["value_top"] - graph.header["value_base"])
+            values = graph.header.value_top - graph.header.value_base
         elif self.resident is not None:
             values = self.room[1]
         if parameters <= self.room[0] and values <= self.room[1]:
@@ -146,9 +146,9 @@ class Executor:
             buffer.is_host_new = True
         graph = self.resident() if self.resident is not None else None
         if graph is not None and graph.version() == self.version:
-            base = int(graph.header["value_base"])
-            count = min(self.mark, int(graph.header["value_top"])) - base
-            for buffer in (self.values, self.gradients) if graph.backward_top >= 0 else (self.values,):
+            base = graph.header.value_base
+            count = min(self.mark, graph.header.value_top) - base
+            for buffer in (self.values, self.gradients) if graph.header.backward_top >= 0 else (self.values,):
                 buffer.host[base : base + count] = buffer.download(self.room[0], count)
         self.resident = None
 
@@ -160,13 +160,13 @@ class Executor:
         if not self.is_resident(graph):
             self.save_other(graph)
         self.reserve(graph)
-        base = int(graph.header["value_base"])
+        base = graph.header.value_base
         if self.resident is None:
             self.resident, self.version, self.mark = weakref.ref(graph), graph.version(), base
-            if graph.backward_top >= 0:
-                self.gradients.upload(self.room[0], space.single.g[base : graph.backward_top])
+            if graph.header.backward_top >= 0:
+                self.gradients.upload(self.room[0], space.single.g[base : graph.header.backward_top])
         self.values.upload(self.room[0] + self.mark - base, space.single.v[self.mark : inputs_end])
-        self.mark = int(graph.header["value_top"])
+        self.mark = graph.header.value_top
         self.values.to_device()
         self.lowering.record["graph_base"] = self.room[0]
 
@@ -180,14 +180,14 @@ class Executor:
     def cut(self, graph: Any) -> None:
         """What a graph has dropped is no longer on the device."""
         if self.is_resident(graph):
-            self.mark = min(self.mark, int(graph.header["value_top"]))
+            self.mark = min(self.mark, graph.header.value_top)
 
     def fetch(self, graph: Any, buffer: Buffer, start: int, count: int) -> None:
         """Brings numbers of a graph, or of parameters, to the same place of the host's buffer."""
         if start < space.parameter_end:
             buffer.to_host()
         elif self.is_resident(graph) and start + count <= self.mark:
-            at = self.room[0] + start - int(graph.header["value_base"])
+            at = self.room[0] + start - graph.header.value_base
             buffer.host[start : start + count] = buffer.download(at, count)
 
     def address(self, graph: Any, start: int) -> int:
@@ -196,12 +196,12 @@ class Executor:
             return self.values.address + 4 * start
         if not self.is_resident(graph) or start >= self.mark:
             return 0
-        return self.values.address + 4 * (self.room[0] + start - int(graph.header["value_base"]))
+        return self.values.address + 4 * (self.room[0] + start - graph.header.value_base)
 
     def send(self, graph: Any, start: int, count: int) -> None:
         """Brings changed inputs to the device, if they are there already."""
         if self.is_resident(graph) and start < self.mark:
-            at = self.room[0] + start - int(graph.header["value_base"])
+            at = self.room[0] + start - graph.header.value_base
             self.values.upload(at, space.single.v[start : start + count])
 
     def to_host(self, buffer: Buffer) -> None:
@@ -242,16 +242,16 @@ class Executor:
         lower_forward.call(graph.address, self.lowering.address)
         self.lowering.check()
         self.run()
-        graph.header["calls_done"] = graph.header["call_count"]
+        graph.header.calls_done = graph.header.call_count
 
     def backward(self, graph: Any, number: int, full: bool, dy: np.ndarray = ONE) -> None:
         """Adds the gradients of sum(dy * value) of a node to those of parameters; NoCudaError as in `forward`."""
-        self.attach(graph, int(graph.header["value_top"]))
+        self.attach(graph, graph.header.value_top)
         self.gradients.to_device()
-        base = int(graph.header["value_base"])
+        base = graph.header.value_base
         lower_backward.call(graph.address, self.lowering.address, number, int(full))
         self.lowering.check()
-        self.device.fill(self.gradients.address + 4 * self.room[0], 4 * (int(graph.header["value_top"]) - base), 0)
+        self.device.fill(self.gradients.address + 4 * self.room[0], 4 * (graph.header.value_top - base), 0)
         start = int(graph.nodes[number]["value"])
         self.gradients.upload(start if start < base else self.room[0] + start - base, dy)
         self.run()

@@ -29,7 +29,7 @@ class WideGraph:
         self.graph = graph
         self.header = graph.storage.widened()
         self.address = self.header.ctypes.data
-        count = int(graph.header["node_count"])
+        count = graph.header.node_count
         self.v, self.g = space.double.v, space.double.g
         for number in range(count):
             if graph.has(number) and op.TABLE[graph.operator(number).code]["flags"] & LEAF:
@@ -58,7 +58,7 @@ class WideGraph:
         self.gradient(number)[:] = dy
         while (code := backprop.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.WIDE)
-        self.graph.header["reach"] = self.header[0]["reach"]
+        self.graph.header.reach = int(self.header[0]["reach"])
 
     def close(self) -> None:
         """Gives the memory of the float64 values and gradients back."""

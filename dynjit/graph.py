@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dynjit import backprop, bundles, cpu, frontend, kernels, op, plan, threads
-from dynjit.arena import FROZEN, GATHER, Storage, append_leaf_node, append_node
+from dynjit.arena import (
+    FROZEN,
+    GATHER,
+    Header,
+    Storage,
+    append_leaf_node,
+    append_node,
+    drop_nodes,
+    drop_results,
+)
 from dynjit.errors import NoCudaError, ShapeError, located
 from dynjit.nodes import NodesByNumber
 from dynjit.ops import leaf
@@ -26,7 +35,6 @@ from dynjit.space import space
 adding_gradients = threading.Lock()
 MARKED = ("arg_count", "data_count", "order_count", "call_count", "calls_done", "deferred_count", "argument_count",
           "value_top")  # fmt: skip
-FORMED = ("formed", "bundle_count", "step_count", "pattern_count")
 
 
 def values_at(start: int, count: int) -> np.ndarray:
@@ -44,24 +52,23 @@ class ComputationGraph(NodesByNumber):
     """
 
     versions = itertools.count(1)
-    living: weakref.WeakValueDictionary[int, ComputationGraph] = weakref.WeakValueDictionary()  # by version
-    _version = 0
+    living: weakref.WeakSet[ComputationGraph] = weakref.WeakSet()
 
     def __init__(self) -> None:
-        self.backward_from = self.backward_top = -1
         self.checkpoints: list[tuple[int, tuple[int, ...]]] = []
         self.outer: list[ComputationGraph] = []  # what was current before each `with` of this graph
         self.constants_from = -1  # inside `no_grad` the first node that gets no gradient
         self.peak = 0
         self._new_version()
+        ComputationGraph.living.add(self)
 
     @functools.cached_property
     def storage(self) -> Storage:
         """The arrays, made for the first node (a jitclass costs half a second per process)."""
         made = Storage()
         threads.start()
-        made.header["version"], made.header["era"] = self._version, id(self.era)
-        made.header["autobatch"] = settings["autobatch"]
+        drop_nodes.call(made.address, self._version, id(self.era))
+        made.header.autobatch = settings["autobatch"]
         if self is mine.graph:
             frontend.use(made)
         return made
@@ -71,7 +78,7 @@ class ComputationGraph(NodesByNumber):
         return self.storage.address
 
     @functools.cached_property
-    def header(self) -> Any:
+    def header(self) -> Header:
         return self.storage.header
 
     @functools.cached_property
@@ -83,12 +90,19 @@ class ComputationGraph(NodesByNumber):
         """The nodes' signatures: a field's own array takes an eighth of the time of a record's field."""
         return self.storage.nodes["signature"]
 
-    def _new_version(self) -> int:
-        ComputationGraph.living.pop(self._version, None)
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """Where the nodes' values lie in the buffers; -1: they have none."""
+        return self.storage.nodes["value"]
+
+    def _new_version(self) -> None:
         self._version = next(ComputationGraph.versions)
-        ComputationGraph.living[self._version] = self
         self.era = object()  # another one when nodes are gone
-        return self._version
+
+    @classmethod
+    def of_version(cls, version: int) -> ComputationGraph | None:
+        """The living graph whose present nodes are of a version."""
+        return next((graph for graph in cls.living if graph._version == version), None)
 
     def version(self) -> int:
         """Number that identifies the graph's present generation of nodes."""
@@ -113,39 +127,29 @@ class ComputationGraph(NodesByNumber):
         values when computing;  autobatching: group equal nodes (None: as the process is set).
         """
         header = self.header
-        used = int(header["value_top"]) - int(header["value_base"])
+        used = header.value_top - header.value_base
         self.peak = max(self.peak, used)
         if self.peak > 1 << 22 and used < self.peak // 8:
-            self.storage.shrink(used, int(header["node_count"]))
+            self.storage.shrink(used, header.node_count)
             self.peak = used
-        for name in ("node_count", "arg_count", "data_count", *FORMED):
-            header[name] = 0
-        self._drop_plan()
-        header["value_top"] = header["value_base"]
-        header["overwritten"], header["overwriting"], header["stops"], header["merged"] = 0, 1, 0, 0
-        header["autobatch"] = settings["autobatch"] if autobatching is None else bool(autobatching)
+        self._new_version()
+        drop_nodes.call(self.address, self._version, id(self.era))
+        header.autobatch = settings["autobatch"] if autobatching is None else bool(autobatching)
+        header.check_validity = bool(check_validity)
         if self.immediate != bool(immediate_compute):
             self.immediate = bool(immediate_compute)
             if self is here():
                 use(self)
-        self.check_validity = bool(check_validity)
-        self.backward_from = self.backward_top = -1
         self.constants_from = min(self.constants_from, 0)
         self.checkpoints.clear()
-        header["version"], header["era"] = self._new_version(), id(self.era)
         return self
 
-    def _drop_plan(self) -> None:
-        for name in ("order_count", "call_count", "calls_done", "deferred_count", "argument_count", "parts",
-                     "planned"):  # fmt: skip
-            self.header[name] = 0
-
-    immediate = check_validity = False
+    immediate = False
 
     def checkpoint(self) -> None:
         """Pushes a mark to which `revert` returns."""
         self._run()
-        self.checkpoints.append((int(self.header["node_count"]), self._mark()))
+        self.checkpoints.append((self.header.node_count, self._mark()))
 
     def revert(self) -> None:
         """Drops the nodes made since the last mark; without a mark does nothing.
@@ -157,28 +161,28 @@ class ComputationGraph(NodesByNumber):
         count, mark = self.checkpoints.pop()
         self._return_to(mark)
         bundles.cut_at.call(self.address, count)
-        dropped = self.nodes[count : int(self.header["node_count"])]
+        dropped = self.nodes[count : self.header.node_count]
         for name, value in (("signature", 0), ("shape", -1), ("arity", 0), ("flags", 0), ("value", -1)):
             dropped[name] = value
-        self.backward_top = min(self.backward_top, mark[-1])
+        self.header.backward_top = min(self.header.backward_top, mark[-1])
         self.era = object()
-        self.header["era"] = id(self.era)
+        self.header.era = id(self.era)
 
     def _mark(self) -> tuple[int, ...]:
-        return tuple(int(self.header[name]) for name in MARKED)
+        return tuple(getattr(self.header, name) for name in MARKED)
 
     def _return_to(self, mark: tuple[int, ...]) -> None:
         """Takes plan and memory back to a mark; nodes that got their value since have none again."""
         for name, value in zip(MARKED, mark, strict=True):
-            self.header[name] = value
-        if self.header["parts"] and self.header["call_count"] <= self.storage.arrays["part_table"][0]["call"]:
-            self.header["parts"] = 0
+            setattr(self.header, name, value)
+        if self.header.parts and self.header.call_count <= self.storage.arrays["part_table"][0]["call"]:
+            self.header.parts = 0
         twins = self._twins()
-        kept = twins[twins[:, 0] < self.header["arg_count"]]
-        twins[: len(kept)], self.header["merged"] = kept, len(kept)
+        kept = twins[twins[:, 0] < self.header.arg_count]
+        twins[: len(kept)], self.header.merged = kept, len(kept)
         if space.executor is not None:
             space.executor.cut(self)
-        values = self.nodes["value"][: int(self.header["node_count"])]
+        values = self.places[: self.header.node_count]
         values[values >= mark[-1]] = -1
 
     # ---- nodes ----
@@ -197,33 +201,33 @@ class ComputationGraph(NodesByNumber):
 
     def _checked(self, number: int) -> int:
         if number < 0:
-            raise MemoryError(located(f"the graph has reached its limit of {self.header['node_capacity']} nodes"))
+            raise MemoryError(located(f"the graph has reached its limit of {self.header.node_capacity} nodes"))
         return number
 
     def take(self, count: int) -> int:
         """Offset of room for `count` elements of a leaf."""
-        start = (int(self.header["value_top"]) + 15) & ~15
-        if start + count > self.header["value_end"]:
+        start = (self.header.value_top + 15) & ~15
+        if start + count > self.header.value_end:
             raise MemoryError(located(f"the graph has no room for {count} more numbers"))
-        self.header["value_top"] = start + count
+        self.header.value_top = start + count
         return start
 
     def has(self, number: int) -> bool:
         """Whether there is such a node."""
-        return bool(number < self.header["node_count"] and self.signatures[number])
+        return bool(number < self.header.node_count and self.signatures[number])
 
     def shape(self, number: int) -> Shape:
         return op.result_shape(int(self.signatures[number]))
 
     def operator(self, number: int) -> op.Operator:
-        return op.operators[int(op.SIGNATURES[int(self.nodes[number]["signature"])]["op"])]
+        return op.operators[op.SIGNATURES[self.signatures[number]]["op"]]
 
     # ---- running ----
 
     @property
     def is_pending(self) -> bool:
         """Whether calls wait to run, so that values in place may be old."""
-        return bool(self.header["calls_done"] < self.header["call_count"])
+        return bool(self.header.calls_done < self.header.call_count)
 
     def evaluate(self, numbers: Sequence[int], recalculate: bool = False) -> None:
         """Computes the values of nodes, and of those that they need, where they are missing.
@@ -232,10 +236,10 @@ class ComputationGraph(NodesByNumber):
         """
         if recalculate:
             cpu.rerun.call(self.address)
-        wanted = [number for number in numbers if self.nodes[number]["value"] < 0]
+        wanted = [number for number in numbers if self.places[number] < 0]
         mark: tuple[int, ...] = ()
         if space.executor is not None:
-            mark, self.header["overwriting"] = self._mark(), 0  # a level may hold a result's reader and its successor
+            mark, self.header.overwriting = self._mark(), 0  # a level may hold a result's reader and its successor
         if wanted:
             targets = np.array(wanted, np.int64)
             if engine.plan.call(self.address, targets.ctypes.data, len(wanted)) == plan.OUT_OF_MEMORY:
@@ -244,13 +248,13 @@ class ComputationGraph(NodesByNumber):
 
     def _run(self, mark: tuple[int, ...] = ()) -> None:
         """Runs the calls that have not run yet; `mark`: how things were before they were planned."""
-        first = int(self.header["calls_done"])
+        first = self.header.calls_done
         if space.executor is not None:
             self._run_on_device(mark or self._mark())
         else:
             while (code := engine.forward.call(self.address)) >= 0:
                 kernels.load_forward(code, kernels.NARROW)
-        if self.check_validity:
+        if self.header.check_validity:
             self._check_values(first)
 
     def _run_on_device(self, mark: tuple[int, ...]) -> None:
@@ -262,7 +266,7 @@ class ComputationGraph(NodesByNumber):
 
     def _check_values(self, first: int) -> None:
         """Raises RuntimeError if a call from the `first` on has computed NaN or infinity."""
-        for call in self.storage.arrays["calls"][first : int(self.header["call_count"])]:
+        for call in self.storage.arrays["calls"][first : self.header.call_count]:
             if call["signature"] != GATHER:
                 signature = op.SIGNATURES[call["signature"]]
                 start = int(call["y"])
@@ -284,14 +288,14 @@ class ComputationGraph(NodesByNumber):
                 raise ShapeError("set", f"numbers of shape {shape}", array.shape)
             self.value(number)[:] = array.ravel(order="F")
             if space.executor is not None:
-                space.executor.send(self, int(self.nodes[number]["value"]), shape.size)
+                space.executor.send(self, int(self.places[number]), shape.size)
         elif operator in (leaf.LOOKUP, leaf.LOOKUP_BATCH):
             one = operator is leaf.LOOKUP
             indices = [as_integer(operator.name, value)] if one else as_integers(operator.name, value)
             if len(indices) != shape.batch:
                 raise ValueError(located(f"set: needs {shape.batch} indices, got {len(indices)}"))
             op.check_bound(operator, int(self.nodes[number]["signature"]), indices)
-            if self.header["merged"]:  # equal rows may be so no more
+            if self.header.merged:  # equal rows may be so no more
                 self._forget_overwritten()
             start = int(self.nodes[number]["data"])
             self.storage.data[start : start + len(indices)] = indices
@@ -301,13 +305,13 @@ class ComputationGraph(NodesByNumber):
 
     def freeze(self) -> None:
         """Makes constants of the nodes that `no_grad` has seen so far; parameters stay what they are."""
-        first, self.constants_from = self.constants_from, int(self.header["node_count"])
+        first, self.constants_from = self.constants_from, self.header.node_count
         made = self.nodes[first : self.constants_from]
         codes = op.SIGNATURES["op"][made["signature"]]
-        self.header["stops"] = 1
+        self.header.stops = 1
         made["flags"][~np.isin(codes, (leaf.PARAMETER.code, leaf.LOOKUP_TABLE.code))] = FROZEN
         bundles.cut_at.call(self.address, first)
-        self.header["formed"] = min(first, self.header["formed"])
+        self.header.formed = min(first, self.header.formed)
 
     def backward(self, index: int, full: bool = False) -> None:
         """Adds the gradients of a node's value to those of parameters; `full`: find those of inputs, too.
@@ -325,10 +329,9 @@ class ComputationGraph(NodesByNumber):
         self.evaluate([number])
         if space.executor is None:
             engine.start_backward.call(self.address, number, bool(full))
-        self.backward_from, self.backward_top = number, int(self.header["value_top"])
-        if space.executor is None:
             self.run_backward()
         else:
+            self.header.backward_from, self.header.backward_top = number, self.header.value_top
             space.executor.backward(self, number, full)
 
     def run_backward(self) -> None:
@@ -348,11 +351,11 @@ class ComputationGraph(NodesByNumber):
 
     def _twins(self) -> np.ndarray:
         """A row for each operand that names another node than it was recorded with: its place, and that node."""
-        return self.storage.arrays["twins"][: 2 * int(self.header["merged"])].reshape(-1, 2)
+        return self.storage.arrays["twins"][: 2 * self.header.merged].reshape(-1, 2)
 
     def recorded_args(self) -> np.ndarray:
         """The operands of all nodes, as they were recorded."""
-        args, twins = self.storage.args[: int(self.header["arg_count"])].copy(), self._twins()
+        args, twins = self.storage.args[: self.header.arg_count].copy(), self._twins()
         args[twins[:, 0]] = twins[:, 1]
         return args
 
@@ -362,15 +365,11 @@ class ComputationGraph(NodesByNumber):
         Says whether it did.
         """
         header = self.header
-        header["overwriting"] = 0
-        if not header["overwritten"]:
+        header.overwriting = 0
+        if not header.overwritten:
             return False
-        self.storage.args[: int(header["arg_count"])] = self.recorded_args()
-        for name in ("overwritten", "merged", *FORMED):
-            header[name] = 0
-        nodes = self.nodes[: int(header["node_count"])]
-        nodes["value"][op.TABLE["flags"][op.SIGNATURES["op"][nodes["signature"]]] & op.LEAF == 0] = -1
-        self._drop_plan()
+        self.storage.args[: header.arg_count] = self.recorded_args()
+        drop_results.call(self.address)
         return True
 
     def keep_results(self) -> None:
@@ -381,23 +380,22 @@ class ComputationGraph(NodesByNumber):
         header = self.header
         if not self._forget_overwritten():
             return
-        self.evaluate([self.backward_from])
+        self.evaluate([header.backward_from])
         kept = space.single.g[: space.parameter_top].copy()
-        engine.start_backward.call(self.address, self.backward_from, int(header["full"]))
-        self.backward_top = int(header["value_top"])
+        engine.start_backward.call(self.address, header.backward_from, header.full)
         self.run_backward()
         space.single.g[: space.parameter_top] = kept
         self.checkpoints = [(count, self._mark()) for count, _ in self.checkpoints]
 
     def value(self, number: int) -> np.ndarray:
         """A node's value, a window of the buffer in memory order."""
-        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        start, size = int(self.places[number]), self.shape(number).size
         self._fetch(0, start, size)
         return values_at(start, size)
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient after `backward`, a window of the buffer in memory order."""
-        start, size = int(self.nodes[number]["value"]), self.shape(number).size
+        start, size = int(self.places[number]), self.shape(number).size
         self._fetch(1, start, size)
         return space.single.g[start : start + size]
 
@@ -446,9 +444,10 @@ def __getattr__(name: str) -> Any:
 
 
 def use_engine(wanted: Engine) -> None:
-    """Lets an engine plan and run all graphs; compiled code that plans and runs by itself rests unless it is PLAIN."""
+    """Lets an engine plan and run all graphs."""
     global engine
     engine = wanted
+    frontend.let_run(engine is PLAIN and space.executor is None)
 
 
 def use(graph: ComputationGraph) -> None:
@@ -464,7 +463,8 @@ def use_executor(executor: Any) -> None:
     if space.executor is not None:
         space.executor.save()
     space.executor = executor
-    for graph in ComputationGraph.living.values():
+    frontend.let_run(engine is PLAIN and executor is None)
+    for graph in ComputationGraph.living:
         if "storage" in vars(graph):
             graph._forget_overwritten()
 
@@ -473,7 +473,7 @@ def set_autobatch(value: int) -> None:
     """Whether graphs compute equal nodes together (1) or one by one (0): the current one and later ones."""
     settings["autobatch"] = value
     if "storage" in vars(here()):
-        here().header["autobatch"] = value
+        here().header.autobatch = value
 
 
 @contextlib.contextmanager
@@ -483,7 +483,7 @@ def no_grad() -> Iterator[None]:
     if graph.constants_from >= 0:
         yield  # inside another one
         return
-    graph.constants_from = int(graph.header["node_count"])
+    graph.constants_from = graph.header.node_count
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from dynjit.ops import leaf
 
 def numbers(nodes: ComputationGraph) -> range | list[int]:
     """The numbers of a graph's nodes."""
-    return [number for number in range(int(nodes.header["node_count"])) if nodes.has(number)]
+    return [number for number in range(nodes.header.node_count) if nodes.has(number)]
 
 
 def escaped(text: str) -> str:
@@ -105,7 +105,8 @@ def dump_lines(
             window = nodes.value(number) if nodes.nodes[number]["value"] >= 0 else None
             yield f"Value: {described(window, shape, nan_check_only)}"
         if show_gradients:
-            has_gradient = number <= nodes.backward_from and 0 <= nodes.nodes[number]["value"] < nodes.backward_top
+            header = nodes.header
+            has_gradient = number <= header.backward_from and 0 <= nodes.places[number] < header.backward_top
             window = nodes.gradient(number) if has_gradient else None
             yield f"Gradient: {described(window, shape, nan_check_only)}"
 

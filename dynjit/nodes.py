@@ -71,7 +71,7 @@ class NodesByNumber:
         name = "inputSparseTensor"
         indices, numbers = as_integers(name, idxs), [as_number(name, number) for number in as_list(name, "numbers", v)]
         size = Shape(dims_of(name, dim), as_batch(name, batch_size)).size
-        if size > self.header["value_end"]:
+        if size > self.header.value_end:
             raise MemoryError(located(f"{name}: needs room for {size} numbers, which the graph has not"))
         values = np.full(size, as_number(name, defval), np.float64)
         if len(indices) != len(numbers):

@@ -131,6 +131,7 @@ class Pass:
         self.numbers, self.sums = (ctypes.c_float * NUMBERS)(), (ctypes.c_double * threads.MOST)()
         addresses = [ctypes.addressof(array) for array in (self.arrays, self.numbers, self.sums)]
         self.job[:] = [spans.ctypes.data, len(spans), 0, 1, *addresses]
+        self.address = ctypes.addressof(self.job)
 
     def run(
         self, kernel: Compiled, arrays: Sequence[int], numbers: Sequence[float] = (), sparse: bool = False
@@ -143,7 +144,7 @@ class Pass:
         parts = threads.threads() if size >= SHARED else 1
         self.job[2], self.job[3] = sparse, parts
         self.arrays[: len(arrays)], self.numbers[: len(numbers)] = list(arrays), list(numbers)
-        threads.run.call(kernel.address, ctypes.addressof(self.job), parts, size)  # a nanosecond each
+        threads.run.call(kernel.address, self.address, parts, size)  # a nanosecond each
         return self.sums[:parts]
 
 

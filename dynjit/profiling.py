@@ -23,7 +23,7 @@ from dynjit.trainer_base import Trainer
 TIMED = Engine(
     timing.Stretch("planning", plan.plan.call),
     timing.Pass(timing.timed_forward, kernels.load_forward),
-    timing.Stretch("clearing gradients", backprop.start_backward.run),
+    timing.Stretch("clearing gradients", backprop.start_backward.call),
     timing.Pass(timing.timed_backward, kernels.load_backward),
 )
 UPDATE = Trainer.update

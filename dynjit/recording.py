@@ -48,7 +48,7 @@ PLAIN = (
 METHODS = ("initial_state", "add_input", "add_inputs", "transduce", "output")  # of recurrent networks, see sequence.py
 KINDS = ("expression", "dense", "lookup_table", "int", "bool", "float", "list", "tuple", "slice", "bytes", "array")
 STATE = np.dtype(
-    [(name, "i8") for name in ("header", "thread", "nothing", "table", "parameters", "forms")]
+    [(name, "i8") for name in ("header", "thread", "nothing", "may_run", "table", "parameters", "forms")]
     + [(name, "i8") for name in ("fields", "memos", "free", "free_count", "none")]
     + [(name, "i8") for name in KINDS]
     + [(name, "i8") for name in ("rnn_state", "rnn_run")]
@@ -92,6 +92,7 @@ for _name, _array in (("scratch", scratch_of_nothing), ("seed", random_state), (
                       ("operators", op.TABLE)):  # fmt: skip
     nothing[0][_name] = _array.ctypes.data
 nothing[0]["version"], state[0]["header"], state[0]["nothing"] = -1, nothing.ctypes.data, nothing.ctypes.data
+state[0]["may_run"] = 1
 add_symbol("dynjit_front_end", state.ctypes.data)
 
 
@@ -126,7 +127,7 @@ clear_error = python_function("PyErr_Clear", types.void)
 open_buffer = python_function("PyObject_GetBuffer", types.intc, types.intp, types.intp, types.intc)
 close_buffer = python_function("PyBuffer_Release", types.void, types.intp)
 
-words, front_ends = view_of("i8"), view_of(STATE, changing=("header", "thread", "free", "free_count"))
+words, front_ends = view_of("i8"), view_of(STATE, changing=("header", "thread", "may_run", "free", "free_count"))
 parameters_at, memos_at = view_of(PARAMETER), view_of(MEMO)
 forms_at, fields_at = view_of(FORM, changing=()), view_of(FIELD, changing=())
 # where they lie in the header's scratch numbers: the node in the making, and what a call was given

@@ -107,7 +107,7 @@ class Run:
         is_new = frontend.is_native and self.programs[which] is None and isinstance(x, Expression)
         if is_new:
             vectors, x = self._apart(vectors, x)
-        first = int(graph.here().header["node_count"])
+        first = int(graph.here().header.node_count)
         split = size - builder.layers
         others, h, output = builder._step(self, vectors[:split], vectors[split:], x)
         results = (*others, *h)

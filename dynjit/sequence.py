@@ -278,7 +278,7 @@ def program_from(
     places |= {source._node(): i for i, source in enumerate(vectors)}
     numbers, made = [], 0
     storage, nodes = graph.here().storage, graph.here().nodes
-    for number in range(first, int(graph.here().header["node_count"])):
+    for number in range(first, int(graph.here().header.node_count)):
         if number in places:
             continue  # a parameter that joined the graph, or zeros
         node = nodes[number]

@@ -1,10 +1,11 @@
-"""The operators of expressions and their subscripts, and an expression's value, as C functions."""
+"""The operators of expressions and their subscripts, and what is asked of an expression, as C functions."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dynjit.arena import float32s, float64s, headers, int64s, nodes_at, shapes_at, signatures_at
+from dynjit.arena import FROZEN, float32s, float64s, headers, int64s, nodes_at, shapes_at, signatures_at
+from dynjit.backprop import start_backward
 from dynjit.cpu import forward
 from dynjit.jit import entry, helper, inline
 from dynjit.plan import plan
@@ -238,35 +239,80 @@ def native_subscript(a, b):  # type: ignore[no-untyped-def]
     return result if result != 0 else slow_pair(s, s.slow_subscript, a, b)
 
 
-@entry("intp(intp, intp, intp, intp)")
-def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
-    """The value of an expression, computed if it is not there; -1: not the plain case.
+# ---- what is asked of an expression ----------------------------------------------------------------------------------
 
-    `self` 0: a float, or for a vector a list;  1: where it lies, as offset * PLACE + number of the shape.
+NOT_PLAIN = -1  # the answer of what follows if the twin has to find it out
+# kinds of values: a float, or for a vector a list;  a float;  a list in memory order;  where it lies
+NATURAL, SCALAR, FLAT, LIES = 0, 1, 2, 3
+VECTORCALL = "intp(intp, intp, intp, intp)"
+
+
+@inline
+def node_asked(s, context, args):  # type: ignore[no-untyped-def]
+    """The node of an expression of the current graph; -1: not the plain case."""
+    number = operand(s, context, load(args))
+    if number >= 0 and nodes_at(headers(context)[0].nodes)[number].signature == 0:  # dropped by `revert`
+        return np.int64(-1)
+    return number
+
+
+@entry(VECTORCALL)
+def native_value(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """The value of an expression, computed if it is not there; where it lies: as offset * PLACE + number of the shape.
+
+    `self`: which kind of value.
     """
     s = front_ends(state_address())[0]
-    context = header_of(s)
-    h, number = headers(context)[0], operand(s, context, load(args))
-    if number < 0:
-        return integer(-1)
+    context, kind = header_of(s), load(self + BYTES)
+    h, number = headers(context)[0], node_asked(s, context, args)
+    if number < 0 or s.may_run == 0 or h.check_validity:
+        return integer(NOT_PLAIN)
     node = nodes_at(h.nodes)[number]
-    if node.signature == 0:  # dropped by `revert`
-        return integer(-1)
+    q = signatures_at(h.signatures)[node.signature]
+    if kind == SCALAR and q.size != 1:
+        return integer(NOT_PLAIN)
     if node.value < 0:
         int64s(h.scratch)[OPERANDS] = number
-        if plan(s.header, h.scratch + OPERANDS * 8, 1) != 0:
-            return integer(-1)
-    if h.calls_done < h.call_count and forward(s.header) >= 0:
-        return integer(-1)
-    q = signatures_at(h.signatures)[node.signature]
-    if load(self + BYTES) == 1:
+        if plan(context, h.scratch + OPERANDS * 8, 1) != 0:
+            return integer(NOT_PLAIN)
+    if h.calls_done < h.call_count and forward(context) >= 0:
+        return integer(NOT_PLAIN)
+    if kind == LIES:
         return integer(node.value * PLACE + q.shape)
+    if node.value < h.value_base and int64s(h.late)[0] > 0:  # rows of a table may wait for updates
+        return integer(NOT_PLAIN)
     values = float32s(h.v)[node.value : node.value + q.size]
-    if q.size == 0 or shapes_at(h.shapes)[q.shape].rank > 1:
-        return integer(-1)
-    if q.size == 1:
+    if kind == NATURAL and (q.size == 0 or shapes_at(h.shapes)[q.shape].rank > 1):
+        return integer(NOT_PLAIN)
+    if kind == SCALAR or (kind == NATURAL and q.size == 1):
         return new_float(values[0])
     result = new_list(q.size)
     for i in range(q.size):
         set_item(result, i, new_float(values[i]))
     return result
+
+
+@entry(VECTORCALL)
+def native_shape(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """The number of an expression's shape."""
+    s = front_ends(state_address())[0]
+    context = header_of(s)
+    number = node_asked(s, context, args)
+    if number < 0:
+        return integer(NOT_PLAIN)
+    h = headers(context)[0]
+    return integer(signatures_at(h.signatures)[nodes_at(h.nodes)[number].signature].shape)
+
+
+@entry(VECTORCALL)
+def native_start_backward(self, args, nargs, names):  # type: ignore[no-untyped-def]
+    """Prepares the backward pass from an expression that has a value, one number; 0 if it did."""
+    s = front_ends(state_address())[0]
+    context = header_of(s)
+    h, number = headers(context)[0], node_asked(s, context, args)
+    if number < 0 or s.may_run == 0 or h.calls_done < h.call_count:
+        return integer(NOT_PLAIN)
+    node = nodes_at(h.nodes)[number]
+    if node.value < 0 or node.flags & FROZEN or signatures_at(h.signatures)[node.signature].size != 1:
+        return integer(NOT_PLAIN)
+    return integer(start_backward(context, number, 0))

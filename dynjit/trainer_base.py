@@ -211,6 +211,8 @@ class Trainer:
 
     def _late_rows(self) -> LateRows | None:
         """What lets rows of lookup tables take dense updates later; None where they must take them in time."""
+        if self._late is None and (self.sparse or self.late_rule is None):
+            return None
         tables = [item for item in self.model.stored if isinstance(item, LookupParameters)]
         is_plain = space.executor is None and not space.is_shared
         is_plain = is_plain and not self.averages and self.model.root.weight_decay == 0

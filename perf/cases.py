@@ -94,7 +94,7 @@ CASES = [
     Case("tree", examples=64, sizes={"hidden": 64}, items=128),
     Case("tree", sizes={"hidden": 256}),
     Case("tree", examples=64, sizes={"hidden": 256}, items=64),
-    *training_and_inference(Case("parser", items=32)),
+    *training_and_inference(Case("bag"), Case("parser", items=32)),
 ]
 
 # title of a plot: what varies, and the cases

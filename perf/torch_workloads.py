@@ -225,6 +225,26 @@ def node_labels(tree: Tree) -> list[int]:
     return [label for child in tree.children for label in node_labels(child)] + [tree.label]
 
 
+class BagOfWords(TorchWorkload):
+    """The mean of a sentence's word vectors, a layer with tanh, an output layer; an example is a tree."""
+
+    def make(self, corpus: Corpus, hidden: int = 64) -> None:
+        if self.is_fused:
+            self.mean = nn.EmbeddingBag(corpus.tree_words, hidden, sparse=True)
+        else:
+            self.words = embedding(corpus.tree_words, hidden)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.output = nn.Linear(hidden, LABELS)
+
+    def all_scores(self, examples: list[Tree]) -> Tensor:
+        words = [numbers(tree_words(tree)) for tree in examples]
+        means = [self.mean(own[None])[0] if self.is_fused else self.words(own).mean(0) for own in words]
+        return self.output(torch.tanh(self.hidden(torch.stack(means))))
+
+    def targets(self, examples: list[Tree]) -> list[int]:
+        return [tree.label for tree in examples]
+
+
 class Parser(TorchWorkload):
     """Shift-reduce parser that looks at its probabilities before each action; an example is a tree."""
 
@@ -271,5 +291,6 @@ MODELS: dict[str, type[TorchWorkload]] = {
     "tagger": Tagger,
     "chartagger": CharacterTagger,
     "tree": TreeLSTM,
+    "bag": BagOfWords,
     "parser": Parser,
 }

@@ -227,6 +227,28 @@ def tree_words(tree: Tree) -> list[int]:
     return [word for child in tree.children for word in tree_words(child)]
 
 
+class BagOfWords(Workload):
+    """The mean of a sentence's word vectors, a layer with tanh, an output layer: a graph of a few nodes.
+
+    An example is a tree, of which the words and the label count.
+    """
+
+    def make(self, corpus: Corpus, hidden: int = 64) -> None:
+        add = self.model.add_parameters
+        self.words = self.model.add_lookup_parameters((corpus.tree_words, hidden))
+        self.hidden_weights, self.hidden_bias = add((hidden, hidden)), add(hidden)
+        self.output_weights, self.output_bias = add((LABELS, hidden)), add(LABELS)
+
+    def scores(self, example: Tree) -> list[Expression]:
+        dy = self.dy
+        mean = dy.average([self.words[word] for word in tree_words(example)])
+        hidden = dy.tanh(dy.affine_transform([self.hidden_bias, self.hidden_weights, mean]))
+        return [dy.affine_transform([self.output_bias, self.output_weights, hidden])]
+
+    def loss(self, example: Tree) -> Expression:
+        return self.dy.pickneglogsoftmax(*self.scores(example), example.label)
+
+
 class Parser(Workload):
     """Shift-reduce parser that looks at its probabilities before each action; an example is a tree.
 
@@ -289,5 +311,6 @@ MODELS: dict[str, type[Workload]] = {
     "tagger": Tagger,
     "chartagger": CharacterTagger,
     "tree": TreeLSTM,
+    "bag": BagOfWords,
     "parser": Parser,
 }

@@ -44,11 +44,11 @@ class Network:
 
 def calls() -> np.ndarray:
     """The kernel calls of the current graph's plan."""
-    return graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]  # type: ignore[no-any-return]
+    return graph.current.storage.arrays["calls"][: graph.current.header.call_count]  # type: ignore[no-any-return]
 
 
 def bundle_count() -> int:
-    return int(graph.current.header["bundle_count"])
+    return graph.current.header.bundle_count
 
 
 def both(net: Network, use: Callable[[], list[np.ndarray]]) -> None:
@@ -65,7 +65,7 @@ def test_a_step_is_a_few_bundles(model: dy.ParameterCollection) -> None:
     net = Network(model)
     net.build(True)
     net.loss().value()
-    assert bundle_count() < graph.current.header["node_count"] / 2
+    assert bundle_count() < graph.current.header.node_count / 2
 
 
 def test_output_layers_wait_for_all_steps(model: dy.ParameterCollection) -> None:
@@ -209,7 +209,7 @@ def test_results_of_a_first_step_lie_in_front_of_those_of_later_ones(model: dy.P
     dy.esum([dy.pickneglogsoftmax(output * h, 1) for h in states]).backward()
     assert columns_copied() == 0
     header, storage = graph.current.header, graph.current.storage
-    sizes = sorted(storage.arrays["deferred"]["batch"][: int(header["deferred_count"])].tolist())
+    sizes = sorted(storage.arrays["deferred"]["batch"][: header.deferred_count].tolist())
     assert sizes == [STEPS - 1, STEPS, STEPS, STEPS]  # of what was in front; the table; inputs; the output layer
 
 

@@ -38,10 +38,10 @@ def gradient(w: dy.Parameters, operator: Callable, stops: bool, room: bool = Tru
     loss = dy.esum(losses)
     loss.value()
     if not room:
-        graph.current.header["value_end"] = graph.current.header["value_top"]
+        graph.current.header.value_end = graph.current.header.value_top
     w.scale_gradient(0)
     loss.backward()
-    graph.current.header["value_end"] = graph.current.storage.end
+    graph.current.header.value_end = graph.current.storage.end
     return w.grad_as_array()
 
 

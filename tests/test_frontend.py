@@ -38,24 +38,24 @@ class MyList(list):
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
     """What a call does: the node that it makes with all that is known of it, or the error."""
-    header, first = graph.current.header, int(graph.current.header["node_count"])
+    header, first = graph.current.header, graph.current.header.node_count
     streams = random_state.tolist()
     try:
         made = call()
     except Exception as error:
         text = re.sub(r" \(at .*\)$", "", str(error))
         text = re.sub(r"0x[0-9a-f]+|\d+/\d+", "", text)
-        return type(error), text, int(header["node_count"]) - first, random_state.tolist() != streams
+        return type(error), text, header.node_count - first, random_state.tolist() != streams
     if not isinstance(made, dy.Expression):
         return (type(made),)
-    number, count = made._node(), int(header["node_count"])
+    number, count = made._node(), header.node_count
     nodes, storage = graph.current.nodes, graph.current.storage
     start, data = int(nodes[number]["args"]), int(nodes[number]["data"])
     operands = storage.args[start : start + int(nodes[number]["arity"])]
     return (
         count - first, number - first, int(nodes[number]["signature"]), int(nodes[number]["flags"]),
         [("made", k - first) if k >= first else ("given", k) for k in operands.tolist()],
-        storage.data[data : int(header["data_count"])].tolist(), made.dim(),
+        storage.data[data : header.data_count].tolist(), made.dim(),
     )  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_parameters_join_at_their_first_use(model: dy.ParameterCollection) -> No
     dy.renew_cg()
     first = w * x
     again = w * x
-    assert graph.current.header["node_count"] == 4
+    assert graph.current.header.node_count == 4
     assert first.npvalue().tolist() == again.npvalue().tolist() == pytest.approx(w.as_array() @ x.as_array())
 
 
@@ -301,9 +301,9 @@ def test_a_power_with_a_number_is_one_node() -> None:
         x = dy.inputVector([0.5, 2.0])
         for exponent in (3, -1, 0.5, 0):
             y = expressions.slow["power"](x, exponent) if alone else x**exponent
-            assert y._node() == graph.current.header["node_count"] - 1
+            assert y._node() == graph.current.header.node_count - 1
             np.testing.assert_allclose(y.npvalue(), x.npvalue() ** exponent, rtol=1e-6)
-        assert graph.current.header["node_count"] == 5
+        assert graph.current.header.node_count == 5
         dy.sum_elems(x**3).backward(full=True)
         np.testing.assert_allclose(x.gradient(), 3 * x.npvalue() ** 2, rtol=1e-6)
     m = dy.inputTensor(np.full((2, 1), 3.0))

@@ -31,14 +31,14 @@ def test_nothing_is_changed(model: dy.ParameterCollection) -> None:
     loss.backward()
     values, gradients = [p.as_array() for p in model.stored], [p.grad_as_array() for p in model.stored]
     marks = model.lookup_parameters_list()[0].marks().copy()
-    nodes, value = int(graph.current.header["node_count"]), loss.value()
+    nodes, value = graph.current.header.node_count, loss.value()
     inner = loss.gradient()
     gradcheck(loss, model)
     for p, v, g in zip(model.stored, values, gradients, strict=True):
         np.testing.assert_array_equal(p.as_array(), v)
         np.testing.assert_array_equal(p.grad_as_array(), g)
     np.testing.assert_array_equal(model.lookup_parameters_list()[0].marks(), marks)
-    assert (int(graph.current.header["node_count"]), loss.value(), loss.gradient()) == (nodes, value, inner)
+    assert (graph.current.header.node_count, loss.value(), loss.gradient()) == (nodes, value, inner)
     loss.backward()
     for p, g in zip(model.stored, gradients, strict=True):
         np.testing.assert_allclose(p.grad_as_array(), 2 * g, rtol=1e-6)

@@ -29,11 +29,21 @@ def test_values_in_all_forms() -> None:
     np.testing.assert_array_equal(e.value(), matrix)
     np.testing.assert_array_equal(b.npvalue(), batch)
     assert e.vec_value() == [0, 3, 1, 4, 2, 5]
+    assert b.vec_value() == batch.ravel(order="F").tolist()
+    assert e[1][2:].vec_value() == [5]
+    assert dy.reshape(dy.scalarInput(2.5), (1, 1)).scalar_value() == 2.5
     assert e.npvalue().dtype == np.float64
     assert vector(1, 2).value() == [1, 2]
     assert dy.scalarInput(2.5).value() == dy.scalarInput(2.5).scalar_value() == 2.5
     np.testing.assert_array_equal(dy.scalarInput(2.5).npvalue(), [2.5])
     assert dy.sum_elems(e).value() == 15
+
+
+def test_a_vector_is_no_scalar_and_is_not_computed() -> None:
+    y = dy.tanh(vector(1, 2))
+    with pytest.raises(ValueError, match=r"scalar_value: needs one element, got \(2,\)"):
+        y.scalar_value()
+    assert graph.current.header.call_count == 0
 
 
 def test_values_are_copies() -> None:
@@ -48,10 +58,10 @@ def test_a_value_is_computed_once_and_grows_with_the_graph() -> None:
     before = y.value()
     for _ in range(3):
         assert y.value() == before
-    calls = int(graph.current.header["call_count"])
+    calls = graph.current.header.call_count
     z = y + 1
     assert z.value() == pytest.approx([v + 1 for v in before])
-    assert graph.current.header["call_count"] == calls + 1
+    assert graph.current.header.call_count == calls + 1
 
 
 def test_only_what_is_needed_is_computed() -> None:
@@ -358,7 +368,7 @@ def test_reverting_a_thousand_times_takes_no_memory() -> None:
             y = dy.tanh(y)
         assert len(y.value()) == 1000
         dy.cg_revert()
-        tops.add(int(graph.current.header["value_top"]))
+        tops.add(graph.current.header.value_top)
     assert len(tops) == 1
 
 
@@ -369,7 +379,7 @@ def test_errors_leave_the_graph_as_it_was(model: dy.ParameterCollection) -> None
     table = model.add_lookup_parameters((3, 2), init=1)
     x, m = vector(1, 2), dy.inputTensor(np.ones((3, 2)))
     loss = dy.sum_elems(m * x)
-    before = [int(graph.current.header[name]) for name in ("node_count", "arg_count", "data_count", "value_top")]
+    before = [getattr(graph.current.header, name) for name in ("node_count", "arg_count", "data_count", "value_top")]
     for use, error in [
         (lambda: x * m, ShapeError), (lambda: x + vector, TypeError), (lambda: x / 0, ZeroDivisionError),
         (lambda: x @ 3, TypeError), (lambda: dy.tanh("x"), TypeError), (lambda: dy.esum([]), ValueError),
@@ -382,7 +392,7 @@ def test_errors_leave_the_graph_as_it_was(model: dy.ParameterCollection) -> None
     ]:  # fmt: skip
         with pytest.raises(error):
             use()
-    after = [int(graph.current.header[name]) for name in ("node_count", "arg_count", "data_count", "value_top")]
+    after = [getattr(graph.current.header, name) for name in ("node_count", "arg_count", "data_count", "value_top")]
     assert [a - b for a, b in zip(after, before, strict=True)][1:] == [0, 0, 0]
     assert after[0] - before[0] <= 1  # the table may have joined
     assert loss.value() == 9
@@ -395,8 +405,8 @@ def test_no_room_for_values(model: dy.ParameterCollection) -> None:
     y = dy.tanh(x)
     many = [dy.exp(y) for _ in range(20)]
     header = graph.current.header
-    end = int(header["value_end"])
-    header["value_end"] = int(header["value_top"]) + 1000
+    end = header.value_end
+    header.value_end = header.value_top + 1000
     try:
         with pytest.raises(MemoryError, match="the graph has no room for its values"):
             dy.forward(many)
@@ -404,7 +414,7 @@ def test_no_room_for_values(model: dy.ParameterCollection) -> None:
         with pytest.raises(MemoryError, match="the graph has no room for 5000 more numbers"):
             dy.inputVector([1.0] * 5000)
     finally:
-        header["value_end"] = end
+        header.value_end = end
     dy.forward(many)
     assert many[19].npvalue() == pytest.approx(np.exp(np.tanh(np.ones(100))))
 
@@ -412,15 +422,15 @@ def test_no_room_for_values(model: dy.ParameterCollection) -> None:
 def test_no_room_for_nodes() -> None:
     x = vector(1, 2)
     header = graph.current.header
-    capacity = int(header["node_capacity"])
-    header["node_capacity"] = 2
+    capacity = header.node_capacity
+    header.node_capacity = 2
     try:
         y = x + 1
         for use in (lambda: y + 1, lambda: dy.tanh(y), lambda: vector(1), lambda: dy.esum([x, y])):
             with pytest.raises(MemoryError, match="the graph has reached its limit of 2 nodes"):
                 use()
     finally:
-        header["node_capacity"] = capacity
+        header.node_capacity = capacity
     assert (y + 1).value() == [3, 4]
 
 

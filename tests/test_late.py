@@ -96,6 +96,7 @@ def after_steps(trainer: str = "adam") -> tuple[Model, Model]:
 READS: dict[str, Callable[[Model], object]] = {
     "as_array": lambda m: m.tables[0].as_array(),
     "npvalue": lambda m: m.tables[0].npvalue(),
+    "vec_value": lambda m: m.tables[0].vec_value(),
     "row": lambda m: m.tables[0].row_as_array(3),
     "expression": lambda m: m.tables[0][3].npvalue(),
     "copy": lambda m: [stored.values().copy() for stored in copy.deepcopy(m.model).stored],

@@ -58,7 +58,7 @@ def close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 
 def merged() -> int:
-    return int(graph.current.header["merged"])
+    return graph.current.header.merged
 
 
 def test_values_and_gradients_stay_and_less_is_computed(network: Network) -> None:

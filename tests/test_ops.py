@@ -88,7 +88,7 @@ def test_value_is_written_whole_and_gradients_add_up(operator: op.Operator, case
         backprop.start_backward.call(graph.current.address, y._node(), 1)
         for _ in range(rounds):
             whole[:] = 1
-            graph.current.header["cursor"] = graph.current.header["call_count"]
+            graph.current.header.cursor = graph.current.header.call_count
             graph.current.run_backward()
         results.append([gradient.copy() for gradient in gradients])
     if operator.view:
@@ -121,7 +121,7 @@ def test_grouped_equals_single(operator: op.Operator, case: op.Case) -> None:
         graph.current.evaluate(numbers)
         backprop.start_backward.call(graph.current.address, numbers[0], 1)
         for number in numbers:
-            graph.current.storage.arrays["work"]["reached"][number] = graph.current.header["reach"]
+            graph.current.storage.arrays["work"]["reached"][number] = graph.current.header.reach
             graph.current.gradient(number)[:] = random.uniform(0.5, 1, graph.current.shape(number).size)
         graph.current.run_backward()
         found.append((
@@ -140,7 +140,7 @@ def test_taken_places_change_nothing(operator: op.Operator, case: op.Case) -> No
     for overwriting in (1, 0):
         random = random_of(operator, case)
         graph.current.renew()
-        graph.current.header["overwriting"] = overwriting
+        graph.current.header.overwriting = overwriting
         inputs, results = [], []
         initializers.reset_random_seed(3)
         for _ in range(20):
@@ -149,9 +149,9 @@ def test_taken_places_change_nothing(operator: op.Operator, case: op.Case) -> No
             results.append(call(operator, [x + 0.0 for x in operands], case) + 0.5)
         y = dy.esum([dy.sum_batches(dy.squared_norm(result)) for result in results])
         y.backward(full=True)
-        assert overwriting or not graph.current.header["overwritten"]
+        assert overwriting or not graph.current.header.overwritten
         if not op.TABLE[operator.code]["flags"] & (op.KEEPS_RESULT | op.VIEW) or operator.overwrites:
-            assert bool(graph.current.header["overwritten"]) == bool(overwriting)
+            assert bool(graph.current.header.overwritten) == bool(overwriting)
         found.append([y.npvalue(), *(graph.current.gradient(x._node()).copy() for x in inputs)])
         found[-1] += [result.npvalue() for result in results]
     for taken, kept in zip(*found, strict=True):

@@ -90,7 +90,7 @@ def test_from_args_leaves_the_arguments_alone(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", list(arguments))
     options.start()
     assert sys.argv == arguments
-    assert graph.settings["autobatch"] == dy.cg().header["autobatch"] == 0
+    assert graph.settings["autobatch"] == dy.cg().header.autobatch == 0
     assert dy.ParameterCollection().get_weight_decay() == 0.1
     first = dy.random_normal(3).npvalue()
     dy.reset_random_seed(5)

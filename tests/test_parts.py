@@ -54,7 +54,7 @@ def sentences(count: int, length: int = 5) -> list[list[int]]:
 
 
 def part_count() -> int:
-    return int(graph.current.header["parts"])
+    return graph.current.header.parts
 
 
 def total(net: Network, count: int = 8) -> dy.Expression:
@@ -92,7 +92,7 @@ def test_sentences_become_as_many_parts_as_threads(model: dy.ParameterCollection
 
 def is_cut() -> bool:
     """Whether the parts lie one behind the other."""
-    return bool(graph.current.header["is_cut"])
+    return bool(graph.current.header.is_cut)
 
 
 def test_sentences_one_behind_the_other_are_cut_apart(model: dy.ParameterCollection) -> None:
@@ -204,7 +204,7 @@ def test_large_parameters_have_no_shadows(model: dy.ParameterCollection) -> None
     large = model.add_parameters(parts.SMALL + 1)
     dy.esum([dy.sum_elems(dy.tanh(dy.tanh(large + float(i)))) for i in range(12)]).backward()
     assert part_count() == 0
-    assert graph.current.header["shadows"] == 0
+    assert graph.current.header.shadows == 0
 
 
 def test_small_graphs_are_not_worth_it(model: dy.ParameterCollection) -> None:
@@ -232,7 +232,7 @@ def test_large_graphs_are_divided_for_one_thread_too(add_up: Callable, model: dy
     dy.renew_cg()
     losses = (net.loss(sentence) for sentence in words)
     add_up([*losses] if add_up is dy.esum else losses).backward()
-    assert part_count() == graph.current.header["node_count"] // parts.MANY == 2
+    assert part_count() == graph.current.header.node_count // parts.MANY == 2
     assert is_cut() == (add_up is dy.esum)
     for found, gradient in zip(net.gradients(), expected, strict=True):
         np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max())
@@ -246,7 +246,7 @@ def test_parts_lie_behind_each_other(model: dy.ParameterCollection) -> None:
     loss = total(net)
     loss.value()
     header, arrays = graph.current.header, graph.current.storage.arrays
-    calls, order = arrays["calls"][: int(header["call_count"])], arrays["order"]
+    calls, order = arrays["calls"][: header.call_count], arrays["order"]
     table = arrays["part_table"][:2]
     assert table[0]["stop"] == table[1]["call"] < table[1]["stop"] < len(calls)
     ends = [max(int(call["y"]) for call in calls[part["call"] : part["stop"]]) for part in table]
@@ -263,16 +263,16 @@ def test_parts_lie_behind_each_other(model: dy.ParameterCollection) -> None:
         for number in order[call["first"] : call["first"] + call["count"]]
     ]
     assert sorted(planned) == sorted(set(planned))
-    assert sorted(planned) == sorted(order[: int(header["order_count"])].tolist())
+    assert sorted(planned) == sorted(order[: header.order_count].tolist())
     assert loss._node() in planned
 
 
 def test_recorded_operands_are_the_parameters(model: dy.ParameterCollection) -> None:
     net = Network(model)
     loss = total(net)
-    before = graph.current.storage.args[: int(graph.current.header["arg_count"])].copy()
+    before = graph.current.storage.args[: graph.current.header.arg_count].copy()
     loss.value()
-    assert graph.current.header["shadows"] == 1  # of the bias; weights and the table need none
+    assert graph.current.header.shadows == 1  # of the bias; weights and the table need none
     assert (graph.current.storage.args[: len(before)] != before).any()
     np.testing.assert_array_equal(graph.current.recorded_args(), before)
 
@@ -284,11 +284,11 @@ def test_many_graphs_later_stamps_begin_anew(model: dy.ParameterCollection) -> N
     expected = net.gradients()
     header = graph.current.header
     for counter in ("generation", "reach"):
-        header[counter] = (1 << 31) - 1
+        setattr(header, counter, (1 << 31) - 1)
         net.clear()
         dy.renew_cg()
         total(net).backward()
-        assert header["generation"] < 1000
+        assert header.generation < 1000
         close(net.gradients(), expected)
 
 
@@ -417,7 +417,7 @@ w, b = m.add_parameters((4, 4)), m.add_parameters(4)
 x = [dy.inputVector([i, 1, 2, 3]) for i in range(12)]
 loss = dy.esum([dy.sum_elems(dy.tanh(b + w * dy.exp(w * v))) for v in x])
 loss.backward()
-print(graph.current.header["parts"])
+print(graph.current.header.parts)
 """
     assert python(program, DYNJIT_THREADS=2).stdout.split() == ["2"]
 
@@ -426,11 +426,11 @@ def test_memory_that_does_not_suffice(model: dy.ParameterCollection) -> None:
     net = Network(model)
     loss = total(net)
     header = graph.current.header
-    end = int(header["value_end"])
-    header["value_end"] = header["value_top"] + 64
+    end = header.value_end
+    header.value_end = header.value_top + 64
     with pytest.raises(MemoryError, match="the graph has no room for its values"):
         loss.value()
-    header["value_end"] = end
+    header.value_end = end
     assert part_count() == 0
     expected = loss.npvalue()
     dy.renew_cg()

@@ -63,7 +63,7 @@ def calls_and_chains() -> tuple[Counter, dict]:
     kinds: dict[int, tuple] = {}
     chains: list[dict[tuple, int]] = []
     longest: dict[tuple, int] = defaultdict(int)
-    for number in range(int(found.header["node_count"])):
+    for number in range(found.header.node_count):
         node, operator = nodes[number], found.operator(number)
         sources = args[node["args"] : node["args"] + node["arity"]].tolist()
         chain: dict[tuple, int] = {}
@@ -76,7 +76,7 @@ def calls_and_chains() -> tuple[Counter, dict]:
             chain[kind] = chain.get(kind, 0) + 1
             longest[kind] = max(longest[kind], chain[kind])
         chains.append(chain)
-    order, calls = found.storage.arrays["order"], found.storage.arrays["calls"][: int(found.header["call_count"])]
+    order, calls = found.storage.arrays["order"], found.storage.arrays["calls"][: found.header.call_count]
     made = [int(order[call["first"]]) for call in calls if call["signature"] != GATHER]
     return Counter(kinds[number] for number in made if number in kinds), longest
 

@@ -333,7 +333,7 @@ def test_parts_change_nothing(examples: list[list[tuple[int, int, int, int]]], c
                 other.step(*step)
         found.append(run(first, lambda first: dy.esum([builder.total() for builder in [first, *others]])))
         found[-1][0].extend(v.npvalue() for other in others for v in other.vectors)
-        divided[threads_now] = divided.get(threads_now, 0) + int(graph.current.header["parts"] > 0)
+        divided[threads_now] = divided.get(threads_now, 0) + int(graph.current.header.parts > 0)
     for a, b in zip(found[1][0] + found[1][1], found[2][0] + found[2][1], strict=True):
         np.testing.assert_array_equal(a, b)
     close(found[1][0], found[0][0], 1e-5)

@@ -205,7 +205,7 @@ def test_errors_of_nodes_by_number() -> None:
         g.inputSparseTensor([3], [1], (3,))
     with pytest.raises(ShapeError, match="inputTensorTranspose: needs 4 elements"):
         g.inputMatrixLiteral([1, 2, 3], (2, 2))
-    assert g.header["node_count"] == 1
+    assert g.header.node_count == 1
 
 
 # ---- graphs as text --------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def groups(plan: Plan) -> set[str]:
     """The operators of which a call computes several nodes."""
     dy.renew_cg()
     dy.forward(Graph(plan).made)
-    calls = graph.current.storage.arrays["calls"][: int(graph.current.header["call_count"])]
+    calls = graph.current.storage.arrays["calls"][: graph.current.header.call_count]
     order = graph.current.storage.arrays["order"]
     return {graph.current.operator(int(order[call["first"]])).name for call in calls if call["count"] > 1}
 
@@ -107,10 +107,10 @@ def recorded(plan: Plan, twins: bool) -> tuple[bytes, ...]:
     dy.renew_cg()
     Graph(plan, twins)
     header, storage = graph.current.header, graph.current.storage
-    nodes = graph.current.nodes[: int(header["node_count"])]
+    nodes = graph.current.nodes[: header.node_count]
     return (
-        nodes.tobytes(), storage.args[: int(header["arg_count"])].tobytes(),
-        storage.data[: int(header["data_count"])].tobytes(), random_state.tobytes(),
+        nodes.tobytes(), storage.args[: header.arg_count].tobytes(),
+        storage.data[: header.data_count].tobytes(), random_state.tobytes(),
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_values_equal_numpy_and_gradients_central_differences(program: Program) 
         return
     dy.renew_cg()
     clear()
-    graph.current.header["overwriting"] = 0  # a place for each result
+    graph.current.header.overwriting = 0  # a place for each result
     made = Graph(plan)
     loss = made.loss()
     loss.backward()

@@ -169,7 +169,7 @@ def test_a_group_of_large_and_small_calls(every_call_is_shared: None, model: dy.
         loss.backward()
         found.append([loss.value(), *vectors.grad_as_array().ravel()])
     header, storage = graph.current.header, graph.current.storage
-    calls = storage.arrays["calls"][: int(header["call_count"])]
+    calls = storage.arrays["calls"][: header.call_count]
     names = [op.operators[int(op.SIGNATURES[call["signature"]]["op"])].name for call in calls]
     sizes = [int(call["count"]) for call, name in zip(calls, names, strict=True) if name == "concatenate"]
     assert max(sizes) * 8 >= 30 and min(sizes[1:]) * 8 < 30 <= sizes[0] * 8, sizes

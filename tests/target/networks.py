@@ -9,19 +9,16 @@ import numpy as np
 
 import dynjit as dy
 from dynjit import gpu, graph
-from dynjit.space import space
 
 
 @contextlib.contextmanager
 def computing_on(executor: gpu.Executor | None) -> Iterator[None]:
     """The current graph and the parameters are computed by an executor; None: by the CPU."""
-    space.executor = executor
+    graph.use_executor(executor)
     try:
         yield
     finally:
-        if executor is not None:
-            executor.save()
-        space.executor = None
+        graph.use_executor(None)
         graph.current.renew()
 
 

@@ -46,7 +46,7 @@ def with_few_operators(program: list[tuple[int, int, int, int]]) -> list[tuple[i
 
 def used_pairs() -> set[int]:
     """The pairs of all operators in the current graph."""
-    nodes = graph.current.nodes[: int(graph.current.header["node_count"])]
+    nodes = graph.current.nodes[: graph.current.header.node_count]
     codes = set(op.SIGNATURES["op"][nodes["signature"]].tolist())
     return {first for pair, first in cudakernels.representatives().items() if pair // op.SLOTS in codes}
 

@@ -38,7 +38,7 @@ def inputs_of(operator: op.Operator, case: op.Case, copies: int, random: np.rand
 def computed(operator: op.Operator, case: op.Case, copies: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(values of all copies, gradients of all inputs) by the present executor."""
     dy.renew_cg()
-    graph.current.header["overwriting"] = 0  # gradients of all inputs are looked at
+    graph.current.header.overwriting = 0  # gradients of all inputs are looked at
     dy.reset_random_seed(3)
     random = random_of(operator, case)
     inputs, given = inputs_of(operator, case, copies, random)
@@ -50,8 +50,8 @@ def computed(operator: op.Operator, case: op.Case, copies: int) -> tuple[list[np
         return values, []
     number = target._node()
     gradient = random.uniform(0.5, 1, graph.current.shape(number).size).astype(np.float32)
-    graph.current.backward_from = number
-    graph.current.backward_top = int(graph.current.header["value_top"])
+    graph.current.header.backward_from = number
+    graph.current.header.backward_top = graph.current.header.value_top
     if space.executor is None:
         backprop.start_backward.call(graph.current.address, number, 1)
         graph.current.gradient(number)[:] = gradient
