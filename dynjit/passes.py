@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dynjit import threads
-from dynjit.arena import float32s, float64s, int64s
+from dynjit.arena import float32s, float64s, int32s, int64s
 from dynjit.jit import Compiled, add_entry, entry, flush_denormals, helper, set_floating_point_mode
 from dynjit.parameters import LookupParameters, Parameters, Stored
 from dynjit.scalars import ZERO
@@ -24,6 +24,7 @@ SPAN = np.dtype([(name, "i8") for name in ("start", "item", "part", "rows", "mar
 PASS = np.dtype([(name, "i8") for name in ("spans", "count", "sparse", "parts", "arrays", "numbers", "sums")])
 spans_at, passes_at = view_of(SPAN), view_of(PASS)
 SHARED = 1 << 18  # elements from which on threads share a pass; fewer had better stay in one core's cache
+BLOCK = 128  # marks that are looked at together
 KERNEL = "void(int64, int64)"
 NUMBERS = 8  # that a kernel takes at most
 
@@ -31,7 +32,25 @@ NUMBERS = 8  # that a kernel takes at most
 @helper
 def share_of(rows, part, parts):  # type: ignore[no-untyped-def]
     """The rows that a part of a pass goes over: the same at each pass, so that they stay in a core's cache."""
-    return range(rows * part // parts, rows * (part + 1) // parts)
+    return rows * part // parts, rows * (part + 1) // parts
+
+
+@helper
+def next_row(gradients, span, is_sparse, row, stop):  # type: ignore[no-untyped-def]
+    """The next row of a span that a pass sees, from `row` on: of a table only marked ones if it is sparse."""
+    if span.marks < 0 or not is_sparse:
+        return row
+    marks, bits = float32s(gradients), int32s(gradients)
+    while row < stop:
+        end, some = min(row + BLOCK, stop), np.int32(0)
+        for i in range(span.marks + row, span.marks + end):
+            some |= bits[i]
+        while some != 0 and row < end:
+            if marks[span.marks + row] != ZERO:
+                return row
+            row += 1
+        row = end
+    return row
 
 
 def compiled_rule(step: Callable) -> Compiled:
@@ -50,18 +69,18 @@ def compiled_rule(step: Callable) -> Compiled:
         mode = flush_denormals()
         for index in range(job.count):
             span = spans_at(job.spans)[index]
-            for row in share_of(span.rows if span.updated else 0, part, job.parts):
+            first_row, stop = share_of(span.rows if span.updated else 0, part, job.parts)
+            row = next_row(bases[1], span, job.sparse, first_row, stop)
+            while row < stop:
                 if span.marks >= 0:
-                    used = gradients[span.marks + row] != ZERO
                     gradients[span.marks + row] = ZERO
-                    if job.sparse and not used:
-                        continue
                 begin, size = span.start + row * span.item, span.part
                 for at in range(begin, begin + span.item, size):
                     p, g = values[at : at + size], gradients[at : at + size]
                     step(p, g, first[at : at + size], second[at : at + size], third[at : at + size], settings)
                     for i in range(size):
                         g[i] = ZERO
+                row = next_row(bases[1], span, job.sparse, row + 1, stop)
         set_floating_point_mode(mode)
 
     update.__name__ = update.__qualname__ = step.__name__ + "_update"
@@ -79,13 +98,15 @@ def squared_norm(context, part):  # type: ignore[no-untyped-def]
     total = 0.0
     for index in range(job.count):
         span = spans_at(job.spans)[index]
-        for row in share_of(span.rows, part, job.parts):
-            if span.marks < 0 or not job.sparse or g[span.marks + row] != ZERO:
-                window = g[span.start + row * span.item : span.start + (row + 1) * span.item]
-                piece = ZERO
-                for i in range(span.item):
-                    piece += window[i] * window[i]
-                total += piece
+        first, stop = share_of(span.rows, part, job.parts)
+        row = next_row(int64s(job.arrays)[0], span, job.sparse, first, stop)
+        while row < stop:
+            window = g[span.start + row * span.item : span.start + (row + 1) * span.item]
+            piece = ZERO
+            for i in range(span.item):
+                piece += window[i] * window[i]
+            total += piece
+            row = next_row(int64s(job.arrays)[0], span, job.sparse, row + 1, stop)
     set_floating_point_mode(mode)
     float64s(job.sums)[part] = total
 
@@ -97,7 +118,7 @@ def shrink(context, part):  # type: ignore[no-untyped-def]
     factor = float32s(job.numbers)[0]
     for index in range(job.count):
         span = spans_at(job.spans)[index]
-        for row in share_of(span.rows if span.updated else 0, part, job.parts):
+        for row in range(*share_of(span.rows if span.updated else 0, part, job.parts)):
             p = float32s(int64s(job.arrays)[0])[span.start + row * span.item : span.start + (row + 1) * span.item]
             for i in range(p.size):
                 p[i] *= factor
@@ -111,7 +132,7 @@ def follow(context, part):  # type: ignore[no-untyped-def]
     mode = flush_denormals()
     for index in range(job.count):
         span = spans_at(job.spans)[index]
-        for row in share_of(span.rows, part, job.parts):
+        for row in range(*share_of(span.rows, part, job.parts)):
             start, stop = span.start + row * span.item, span.start + (row + 1) * span.item
             p, average = float32s(arrays[0])[start:stop], float32s(arrays[1])[start:stop]
             for i in range(p.size):

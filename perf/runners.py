@@ -79,7 +79,8 @@ class TorchRunner:
 
         self.torch = torch
         self.workload = torch_workloads.MODELS[case.model](corpus, is_fused, **case.sizes)
-        sparse = [module.weight for module in self.workload.modules() if isinstance(module, torch.nn.Embedding)]
+        tables = torch.nn.Embedding, torch.nn.EmbeddingBag
+        sparse = [module.weight for module in self.workload.modules() if isinstance(module, tables)]
         dense = [weight for weight in self.workload.parameters() if all(weight is not other for other in sparse)]
         self.trainer = [torch.optim.Adam(dense, fused=True), torch.optim.SparseAdam(sparse)]
 

@@ -237,9 +237,13 @@ class BagOfWords(TorchWorkload):
         self.output = nn.Linear(hidden, LABELS)
 
     def all_scores(self, examples: list[Tree]) -> Tensor:
-        words = [numbers(tree_words(tree)) for tree in examples]
-        means = [self.mean(own[None])[0] if self.is_fused else self.words(own).mean(0) for own in words]
-        return self.output(torch.tanh(self.hidden(torch.stack(means))))
+        bags = [tree_words(tree) for tree in examples]
+        if self.is_fused:
+            starts = [sum(map(len, bags[:i])) for i in range(len(bags))]
+            means = self.mean(numbers([word for bag in bags for word in bag]), numbers(starts))
+        else:
+            means = torch.stack([self.words(numbers(bag)).mean(0) for bag in bags])
+        return self.output(torch.tanh(self.hidden(means)))
 
     def targets(self, examples: list[Tree]) -> list[int]:
         return [tree.label for tree in examples]
