@@ -170,7 +170,8 @@ class Storage:
         self.start, self.end = space.take_span()
         self.header = header = Header()
         nodes, args, data = reserve(NODES, NODE), reserve(NODES * 4, np.int32), reserve(NODES * 4, np.int64)
-        self.arena = Arena(self.record(), nodes, args, data)
+        record = np.frombuffer(header, HEADER)  # type: ignore[call-overload]
+        self.arena = Arena(record, nodes, args, data)
         self.nodes, self.args, self.data = nodes, args, data
         self.address = ctypes.addressof(header)
         self.arrays = {name: reserve(count, dtype) for name, (dtype, count) in ARRAYS.items()}
@@ -197,16 +198,12 @@ class Storage:
             setattr(header, name, array.ctypes.data)
         weakref.finalize(self, space.give_span, self.start).atexit = False
 
-    def record(self) -> np.ndarray:
-        """The header as an array of one record."""
-        return np.frombuffer(self.header, HEADER)  # type: ignore[call-overload, no-any-return]
-
-    def widened(self) -> np.ndarray:
+    def widened(self) -> Header:
         """A header over the same nodes with float64 values and gradients and float64 kernels."""
-        header = self.record().copy()
-        header["v"], header["g"] = space.double.v.ctypes.data, space.double.g.ctypes.data
-        header["kernels"] += kernels.nbytes // 2
-        header["wide"] = 1
+        header = Header.from_buffer_copy(self.header)
+        header.v, header.g = space.double.v.ctypes.data, space.double.g.ctypes.data
+        header.kernels += kernels.nbytes // 2
+        header.wide = 1
         return header
 
     def shrink(self, values: int, nodes: int) -> None:

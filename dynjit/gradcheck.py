@@ -5,6 +5,7 @@ The graph's plan runs a second time over float64 buffers of the same offsets, wi
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class WideGraph:
     def __init__(self, graph: ComputationGraph) -> None:
         self.graph = graph
         self.header = graph.storage.widened()
-        self.address = self.header.ctypes.data
+        self.address = ctypes.addressof(self.header)
         count = graph.header.node_count
         self.v, self.g = space.double.v, space.double.g
         for number in range(count):
@@ -38,17 +39,17 @@ class WideGraph:
 
     def window(self, number: int) -> np.ndarray:
         """A node's value."""
-        start = int(self.graph.nodes[number]["value"])
+        start = int(self.graph.places[number])
         return self.v[start : start + self.graph.shape(number).size]
 
     def gradient(self, number: int) -> np.ndarray:
         """A node's gradient."""
-        start = int(self.graph.nodes[number]["value"])
+        start = int(self.graph.places[number])
         return self.g[start : start + self.graph.shape(number).size]
 
     def forward(self) -> None:
         """Computes all nodes that the graph has computed."""
-        self.header[0]["calls_done"] = 0
+        self.header.calls_done = 0
         while (code := cpu.forward.call(self.address)) >= 0:
             kernels.load_forward(code, kernels.WIDE)
 
@@ -58,7 +59,7 @@ class WideGraph:
         self.gradient(number)[:] = dy
         while (code := backprop.backward.call(self.address)) >= 0:
             kernels.load_backward(code, kernels.WIDE)
-        self.graph.header.reach = int(self.header[0]["reach"])
+        self.graph.header.reach = self.header.reach
 
     def close(self) -> None:
         """Gives the memory of the float64 values and gradients back."""

@@ -217,10 +217,10 @@ class ComputationGraph(NodesByNumber):
         return bool(number < self.header.node_count and self.signatures[number])
 
     def shape(self, number: int) -> Shape:
-        return op.result_shape(int(self.signatures[number]))
+        return op.result_shape(self.signatures[number])
 
     def operator(self, number: int) -> op.Operator:
-        return op.operators[op.SIGNATURES[self.signatures[number]]["op"]]
+        return op.operators[op.CODE_OF[self.signatures[number]]]
 
     # ---- running ----
 
@@ -307,7 +307,7 @@ class ComputationGraph(NodesByNumber):
         """Makes constants of the nodes that `no_grad` has seen so far; parameters stay what they are."""
         first, self.constants_from = self.constants_from, self.header.node_count
         made = self.nodes[first : self.constants_from]
-        codes = op.SIGNATURES["op"][made["signature"]]
+        codes = op.CODE_OF[made["signature"]]
         self.header.stops = 1
         made["flags"][~np.isin(codes, (leaf.PARAMETER.code, leaf.LOOKUP_TABLE.code))] = FROZEN
         bundles.cut_at.call(self.address, first)

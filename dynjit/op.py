@@ -47,6 +47,7 @@ SIGNATURE = np.dtype(
 
 TABLE = reserve(1 << 16, OPERATOR)
 SIGNATURES = reserve(1 << 26, SIGNATURE)
+SHAPE_OF, CODE_OF = SIGNATURES["shape"], SIGNATURES["op"]  # arrays of their own are quicker than a record's fields
 POOL = reserve(1 << 32, np.int64)  # keys and integer parameters of signatures, end to end
 
 
@@ -351,7 +352,7 @@ def on_new_signature(number: int) -> None:
 
 
 def result_shape(signature: int) -> Shape:
-    return shapes[SIGNATURES[signature]["shape"]]
+    return shapes[SHAPE_OF[signature]]
 
 
 def check_bound(operator: Operator, signature: int, ids: Sequence[int]) -> None:

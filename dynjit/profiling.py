@@ -200,7 +200,7 @@ def timed_update(trainer: Trainer) -> None:
 
 def name_of(signature: int) -> str:
     """The operator of a call."""
-    return GATHERS if signature == GATHER else op.operators[int(op.SIGNATURES[signature]["op"])].name
+    return GATHERS if signature == GATHER else op.operators[op.CODE_OF[signature]].name
 
 
 def operand_shapes(signature: int) -> str:

@@ -16,8 +16,8 @@ from numba import types
 from dynjit import kernels, op
 from dynjit.arena import (
     GATHER,
-    HEADER,
     NEEDS_GRADIENT,
+    Header,
     calls_at,
     headers,
     int32s,
@@ -310,8 +310,8 @@ class Pass:
 
     def call(self, address: int) -> int:
         enter_costs()
-        header = np.frombuffer((ctypes.c_char * HEADER.itemsize).from_address(address), HEADER)[0]  # type: ignore[call-overload]
-        most = int(header["call_count"] + header["deferred_count"])
+        header = Header.from_address(address)
+        most = header.call_count + header.deferred_count
         if most > self.events.size:
             self.events = np.empty(2 * most, EVENT)
         recorder[0]["events"], recorder[0]["count"] = self.events.ctypes.data, 0
