@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dynjit import cudakernels
+from dynjit.ops.leaf import TOGETHER
 from dynjit.scalars import ONE, ZERO
 from dynjit.tiles import THREADS
 
@@ -58,8 +59,8 @@ def finish(v, g, spans, numbers, count):
     for s in range(0, {width} * count, {width}):
         start, rows, marks = spans[s], spans[s + 3], spans[s + 4]
         if spans[s + 5]:
-            for row in range(first, rows if marks >= 0 else 0, stride):
-                g[marks + row] = ZERO
+            for mark in range(first, rows + (rows + {together} - 1) // {together} if marks >= 0 else 0, stride):
+                g[marks + mark] = ZERO
             if numbers[0] != ONE:
                 for e in range(start + first, start + spans[s + 1] * rows, stride):
                     v[e] *= numbers[0]
@@ -97,7 +98,7 @@ def update_kernel(step: Callable, by_columns: bool, capability: tuple[int, int])
 
 
 def finish_kernel(capability: tuple[int, int]) -> str:
-    return compiled(FINISH.format(threads=THREADS, width=WIDTH), "ffif", 1, None, capability)
+    return compiled(FINISH.format(threads=THREADS, width=WIDTH, together=TOGETHER), "ffif", 1, None, capability)
 
 
 def flat(spans: np.ndarray) -> np.ndarray:

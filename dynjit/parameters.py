@@ -215,7 +215,7 @@ class LookupParameters(Stored):
 
     @property
     def extent(self) -> int:
-        return self.count + len(self)  # a mark per row behind the values' gradients: which rows were used
+        return self.count + len(self) + -(-len(self) // leaf.TOGETHER)  # marks of the rows that were used
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -247,9 +247,15 @@ class LookupParameters(Stored):
         """For each row, whether it was used since the last update (not 0)."""
         return space.gradients(self.start + self.count, len(self))
 
+    def mark(self, used: Any) -> None:
+        """Marks rows, those for which `used` is true, and no others."""
+        first = self.start + self.count + len(self)
+        self.marks()[:] = used
+        space.gradients(first, self.start + self.extent - first)[:] = 1
+
     def fill(self, block: textformat.Block) -> None:
         super().fill(block)
-        self.marks()[:] = self.gradients().reshape(len(self), -1).any(axis=1)
+        self.mark(self.gradients().reshape(len(self), -1).any(axis=1))
 
     def batch(self, i: Sequence[int]) -> Expression:
         """Rows as a mini-batch."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dynjit import threads
-from dynjit.arena import float32s, float64s, int32s, int64s
+from dynjit.arena import float32s, float64s, int64s
 from dynjit.jit import Compiled, add_entry, entry, flush_denormals, helper, set_floating_point_mode
+from dynjit.ops.leaf import TOGETHER
 from dynjit.parameters import LookupParameters, Parameters, Stored
 from dynjit.scalars import ZERO
 from dynjit.views import view_of
@@ -24,32 +25,32 @@ SPAN = np.dtype([(name, "i8") for name in ("start", "item", "part", "rows", "mar
 PASS = np.dtype([(name, "i8") for name in ("spans", "count", "sparse", "parts", "arrays", "numbers", "sums")])
 spans_at, passes_at = view_of(SPAN), view_of(PASS)
 SHARED = 1 << 18  # elements from which on threads share a pass; fewer had better stay in one core's cache
-BLOCK = 128  # marks that are looked at together
 KERNEL = "void(int64, int64)"
 NUMBERS = 8  # that a kernel takes at most
 
 
 @helper
-def share_of(rows, part, parts):  # type: ignore[no-untyped-def]
-    """The rows that a part of a pass goes over: the same at each pass, so that they stay in a core's cache."""
-    return rows * part // parts, rows * (part + 1) // parts
+def share_of(span, part, parts):  # type: ignore[no-untyped-def]
+    """The rows that a part of a pass goes over: the same at each pass, so that they stay in a core's cache.
+
+    Of a table, no two parts have rows with one mark for all of them.
+    """
+    unit = TOGETHER if span.marks >= 0 else 1
+    units = (span.rows + unit - 1) // unit
+    return min(span.rows, units * part // parts * unit), min(span.rows, units * (part + 1) // parts * unit)
 
 
 @helper
 def next_row(gradients, span, is_sparse, row, stop):  # type: ignore[no-untyped-def]
     """The next row of a span that a pass sees, from `row` on: of a table only marked ones if it is sparse."""
-    if span.marks < 0 or not is_sparse:
-        return row
-    marks, bits = float32s(gradients), int32s(gradients)
-    while row < stop:
-        end, some = min(row + BLOCK, stop), np.int32(0)
-        for i in range(span.marks + row, span.marks + end):
-            some |= bits[i]
-        while some != 0 and row < end:
-            if marks[span.marks + row] != ZERO:
-                return row
+    marks = float32s(gradients)
+    while span.marks >= 0 and is_sparse and row < stop:
+        if row % TOGETHER == 0 and marks[span.marks + span.rows + row // TOGETHER] == ZERO:
+            row += TOGETHER
+        elif marks[span.marks + row] != ZERO:
+            break
+        else:
             row += 1
-        row = end
     return row
 
 
@@ -69,7 +70,9 @@ def compiled_rule(step: Callable) -> Compiled:
         mode = flush_denormals()
         for index in range(job.count):
             span = spans_at(job.spans)[index]
-            first_row, stop = share_of(span.rows if span.updated else 0, part, job.parts)
+            if not span.updated:
+                continue
+            first_row, stop = share_of(span, part, job.parts)
             row = next_row(bases[1], span, job.sparse, first_row, stop)
             while row < stop:
                 if span.marks >= 0:
@@ -81,6 +84,9 @@ def compiled_rule(step: Callable) -> Compiled:
                     for i in range(size):
                         g[i] = ZERO
                 row = next_row(bases[1], span, job.sparse, row + 1, stop)
+            if span.marks >= 0:
+                for row in range(first_row, stop, TOGETHER):
+                    gradients[span.marks + span.rows + row // TOGETHER] = ZERO
         set_floating_point_mode(mode)
 
     update.__name__ = update.__qualname__ = step.__name__ + "_update"
@@ -98,7 +104,7 @@ def squared_norm(context, part):  # type: ignore[no-untyped-def]
     total = 0.0
     for index in range(job.count):
         span = spans_at(job.spans)[index]
-        first, stop = share_of(span.rows, part, job.parts)
+        first, stop = share_of(span, part, job.parts)
         row = next_row(int64s(job.arrays)[0], span, job.sparse, first, stop)
         while row < stop:
             window = g[span.start + row * span.item : span.start + (row + 1) * span.item]
@@ -118,7 +124,8 @@ def shrink(context, part):  # type: ignore[no-untyped-def]
     factor = float32s(job.numbers)[0]
     for index in range(job.count):
         span = spans_at(job.spans)[index]
-        for row in range(*share_of(span.rows if span.updated else 0, part, job.parts)):
+        first, stop = share_of(span, part, job.parts)
+        for row in range(first, stop if span.updated else first):
             p = float32s(int64s(job.arrays)[0])[span.start + row * span.item : span.start + (row + 1) * span.item]
             for i in range(p.size):
                 p[i] *= factor
@@ -132,7 +139,7 @@ def follow(context, part):  # type: ignore[no-untyped-def]
     mode = flush_denormals()
     for index in range(job.count):
         span = spans_at(job.spans)[index]
-        for row in range(*share_of(span.rows, part, job.parts)):
+        for row in range(*share_of(span, part, job.parts)):
             start, stop = span.start + row * span.item, span.start + (row + 1) * span.item
             p, average = float32s(arrays[0])[start:stop], float32s(arrays[1])[start:stop]
             for i in range(p.size):

@@ -18,7 +18,7 @@ def walk(model: dy.ParameterCollection, trainer: dy.Trainer, steps: int, seed: i
         for item in model.stored:
             item.gradients()[:] = random.normal(size=item.count)
             if isinstance(item, dy.LookupParameters):
-                item.marks()[0] = 1
+                item.mark(np.arange(len(item)) == 0)
         trainer.update()
         found.append([item.as_array() for item in model.stored])
     return found

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import dynjit as dy
-from dynjit import trainers
+from dynjit import passes, threads, trainers
 from dynjit.errors import GradientError
+from dynjit.space import space
 
 # ---- the rules in NumPy ----------------------------------------------------------------------------------------------
 
@@ -252,6 +253,33 @@ def test_only_used_rows_move(model: dy.ParameterCollection, kind: Any) -> None:
     assert moved(3) == expected
     trainer.set_sparse_updates(True)
     assert moved(0) == [0]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 64, 65, 1000])
+def test_used_rows_of_large_tables_are_found(
+    model: dy.ParameterCollection, monkeypatch: pytest.MonkeyPatch, parts: int, count: int
+) -> None:
+    monkeypatch.setattr(passes, "SHARED", 0)
+    monkeypatch.setattr(threads, "threads", lambda: parts)
+    table = model.add_lookup_parameters((count, 3), init=1)
+    trainer = dy.SimpleSGDTrainer(model, 0.5)
+    trainer.set_clip_threshold(0)
+    for rows in ((0,), (0, 63, 64, 127, 500, 959, 960, 999), (999, 5), (64,), tuple(range(count))):
+        used = [row for row in rows if row < count]
+        before = table.as_array()
+        dy.renew_cg()
+        loss = dy.sum_elems(dy.esum([dy.inputVector([0, 0, 0]), *(table[row] for row in used)]))
+        loss.backward()
+        assert trainer.norm() == pytest.approx((3 * len(used)) ** 0.5)
+        trainer.update()
+        expected = np.zeros_like(before)
+        expected[used] = 0.5
+        np.testing.assert_array_equal(before - table.as_array(), expected)
+        assert not space.single.g[table.start : table.start + table.extent].any()  # no mark of rows or of several
+    table.mark(np.arange(count) == count - 1)
+    table.gradients()[-1] = 2
+    assert trainer.norm() == 2
 
 
 @pytest.mark.parametrize("kind", [dy.AdamTrainer, dy.AdagradTrainer])
